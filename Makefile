@@ -1,0 +1,142 @@
+# Cells -> weights -> ONNX file -> parity report -> evaluation. `make help` lists targets and settings.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
+# A half-written file must never look finished.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+# --- settings: make NAME=VALUE ---
+# Passes over as many cells as there are, cells a step, seed of everything, CPU threads (empty: all cores).
+EPOCHS  ?= 10
+BATCH   ?= 256
+SEED    ?= 0
+THREADS ?=
+# Puzzles for training and validation; a file of your own puzzles (empty: they are drawn).
+TRAIN   ?= 300
+VAL     ?= 100
+PUZZLES ?=
+# Folders: cells and pages; weights, ONNX file and reports.
+DATA    ?= data
+OUT     ?= artifacts
+# The virtual environment; VENV= or PYTHON=... uses your own interpreter, with the packages that are there.
+VENV    ?= .venv
+# An index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64.
+TORCH_INDEX ?=
+
+ifeq ($(origin PYTHON),undefined)
+PYTHON    := $(if $(VENV),$(VENV)/bin/python,python3)
+INSTALLED := $(if $(VENV),$(VENV)/.installed)
+else
+INSTALLED :=
+endif
+
+# --- files ---
+PREPARED   := $(DATA)/prepared.json
+WEIGHTS    := $(OUT)/digitnet_best.pth
+ONNX       := $(OUT)/sudoku_digitnet.onnx
+PARITY     := $(OUT)/parity.json
+EVALUATION := $(OUT)/evaluation.json
+SUMMARY    := $(OUT)/summary.txt
+
+# Data that 02_PrepareData.py did not make are used as they are: their folders stand for them.
+ifneq ($(wildcard $(DATA)/train),)
+ifeq ($(wildcard $(DATA)/.made-by-02_PrepareData.py),)
+PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
+endif
+endif
+
+.PHONY: all data train export parity evaluate test lint smoke clean help FORCE
+
+## all       everything below, up to a summary (the default)
+all: $(SUMMARY)
+
+## data      draw puzzles, photograph them, cut the cells
+data: $(PREPARED)
+
+## train     train, and keep the best epoch's weights
+train: $(WEIGHTS)
+
+## export    write the ONNX file
+export: $(ONNX)
+
+## parity    check that the ONNX file is the same model
+parity: $(PARITY)
+
+## evaluate  count what the ONNX file reads wrong: held-out cells, camera pages
+evaluate: $(EVALUATION)
+
+$(DATA)/prepared.json: 02_PrepareData.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py \
+		$(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
+	$(PYTHON) $< --out $(DATA) --train $(TRAIN) --val $(VAL) --seed $(SEED) $(if $(PUZZLES),--puzzles $(PUZZLES))
+
+$(WEIGHTS): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
+		$(PREPARED) $(OUT)/.settings | $(INSTALLED)
+	$(PYTHON) $< --data $(DATA) --out $(OUT) --train-only \
+		--epochs $(EPOCHS) --batch-size $(BATCH) --seed $(SEED) $(if $(THREADS),--threads $(THREADS))
+
+$(ONNX): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(WEIGHTS) | $(INSTALLED)
+	$(PYTHON) $< --out $(OUT) --export-only
+
+$(PARITY): 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
+		$(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
+	$(PYTHON) $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA)
+
+$(EVALUATION): 05_Evaluate.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(ONNX) $(PREPARED) | $(INSTALLED)
+	$(PYTHON) $< --onnx $(ONNX) --data $(DATA) --out $(OUT)
+
+$(SUMMARY): $(PARITY) $(EVALUATION)
+	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $^; echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
+	@echo; cat $@
+
+# Settings stamps: remade only when a value differs from what the file says, so that `make EPOCHS=12`
+# rebuilds the weights and what hangs on them, and the same command again does nothing.
+DATA_SETTINGS  := TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
+TRAIN_SETTINGS := EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) DATA=$(DATA)
+ifneq ($(file <$(DATA)/.settings),$(DATA_SETTINGS))
+$(DATA)/.settings: FORCE
+endif
+ifneq ($(file <$(OUT)/.settings),$(TRAIN_SETTINGS))
+$(OUT)/.settings: FORCE
+endif
+$(DATA)/.settings:
+	@mkdir -p $(@D); echo '$(DATA_SETTINGS)' > $@
+$(OUT)/.settings:
+	@mkdir -p $(@D); echo '$(TRAIN_SETTINGS)' > $@
+
+# pip's files go to the disk: in memory they would fill a small Raspberry Pi.
+PIP = TMPDIR=$(CURDIR)/$(VENV) $(VENV)/bin/python -m pip install --no-cache-dir --disable-pip-version-check
+
+$(VENV)/.installed: requirements.txt
+	@python3 -c 'import sys; sys.exit(not (sys.version_info >= (3, 11) and sys.maxsize > 2**32))' || \
+		{ echo 'make: python3 must be a 64-bit Python 3.11 or newer; or give your own with PYTHON=...' >&2; exit 1; }
+	python3 -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
+	@touch $@
+
+## test      the tests, offline, in temporary folders
+test: | $(INSTALLED)
+	$(PYTHON) -m pytest -q tests
+
+## lint      ruff's checks and format
+lint: | $(INSTALLED)
+	@$(PYTHON) -m ruff --version > /dev/null 2>&1 || $(PYTHON) -m pip install -q --no-cache-dir -r requirements-dev.txt
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+## smoke     the whole chain in seconds, on little data, in build/
+smoke:
+	$(MAKE) all DATA=build/data OUT=build/artifacts TRAIN=6 VAL=3 EPOCHS=1 PUZZLES=
+
+## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own data)
+clean:
+	rm -rf build $(OUT)
+	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
+		(cd $(DATA) && set -x && rm -rf train val grids .new .old prepared.json .settings .made-by-02_PrepareData.py); fi
+
+## help      this list
+help:
+	@sed -n 's/^## /  /p' Makefile
+	@echo 'Settings (make NAME=VALUE):'
+	@echo '  EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) TRAIN=$(TRAIN) VAL=$(VAL) PUZZLES=$(PUZZLES)'
+	@echo '  DATA=$(DATA) OUT=$(OUT) VENV=$(VENV) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)'

@@ -1,0 +1,134 @@
+"""What every script needs around its work: options, mistakes told in one line, files written whole, reports."""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the message says what is wrong, where, and what to do."""
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Runs a script's main(); the user's mistakes end in one line on stderr and exit code 1, no traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
+    sys.stdout.reconfigure(line_buffering=True)  # a line is seen when it is known, in a pipe too
+    script = os.path.basename(sys.argv[0])
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"{script}: {error}")
+    except OSError as error:
+        sys.exit(f"{script}: {error.strerror or error}: {error.filename}: check the path, its rights and the disk")
+    except KeyboardInterrupt:
+        print(f"\n{script}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but wrong usage is answered in one line (exit code 2)."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """A parser that shows `description` as it is written and every option with its default."""
+
+    class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    return OneLineParser(description=description, formatter_class=Help, allow_abbrev=False)
+
+
+def whole_number(text: str, lowest: int) -> int:
+    """Reads a whole number of at least `lowest`; for argparse, which tells the user what was wrong."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = lowest - 1
+    if value < lowest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {lowest}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    return whole_number(text, 1)
+
+
+def natural_int(text: str) -> int:
+    """argparse type: a whole number of at least 0."""
+    return whole_number(text, 0)
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_file(path: Path | str, write: Callable[[str], None]) -> None:
+    """Calls write(temporary name in the same folder), then renames: `path` is whole or as it was before."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: dict) -> None:
+    """`content` as indented JSON, written whole or not at all."""
+    text = json.dumps(content, indent=2) + "\n"
+    write_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+
+def sha256(path: Path | str) -> str:
+    """Hex SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def describe_run() -> dict:
+    """Where and when this ran, for the JSON reports: date, machine, CPU cores, versions, command."""
+    packages = ["torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "opencv-python-headless"]
+    versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "processor": processor_name(),
+        "cpus": available_cpus(),
+        "python": platform.python_version(),
+        "versions": {name: versions[name] for name in packages if name in versions},
+        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+    }
+
+
+def processor_name() -> str:
+    """What /proc/cpuinfo calls the processor; on Arm, where it has no name, its part number."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return names.get("model name") or f"{names.get('Model', platform.machine())}, CPU part {names.get('CPU part', '?')}"

@@ -1,0 +1,198 @@
+"""What every script knows about cells: from image files to arrays to the network's input, and augmentation.
+
+Nothing here needs torch to be installed, except `augment`: an ONNX file can be scored on a
+machine that has only numpy, OpenCV and onnxruntime.
+
+The input contract of the networks, stated here and nowhere else:
+a cell is 28x28 grey pixels (0 = black ink, 255 = white paper); class 0 is a blank cell,
+classes 1-9 are the digits; `normalize` turns pixels into the network's input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from digitnet_cli import UserError, available_cpus
+
+if TYPE_CHECKING:
+    import torch
+
+CELL_SIZE = 28  # pixels a side
+NUM_CLASSES = 10
+BLANK = 0  # the class of an empty cell
+BLANK_BELOW = 0.65  # clients turn a cell whose best probability is lower into a blank
+
+MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
+PREPARED = "prepared.json"  # there when our data folder is whole: removed first, written last
+
+
+class Cells(NamedTuple):
+    """A folder of cells in memory, in the order of class, then file name."""
+
+    pixels: np.ndarray  # uint8 [N, 28, 28]
+    labels: np.ndarray  # int64 [N], 0-9
+    names: np.ndarray  # str [N], the file names without folder and suffix
+
+
+def normalize(pixels):
+    """uint8 pixels (numpy array or torch tensor) -> the networks' input, float32, (v/255 - 0.5)/0.5."""
+    scaled = pixels.float() if hasattr(pixels, "float") else np.asarray(pixels, np.float32)
+    return (scaled / 255 - 0.5) / 0.5
+
+
+def load_cells(folder: Path | str, threads: int | None = None) -> Cells:
+    """Decodes `folder`/0 .. `folder`/9, ten folders of 28x28 8-bit grey PNGs.
+
+    Raises UserError, naming the culprit, if a class folder is missing, empty or one too many,
+    or an image is unreadable or of another size or kind.
+    """
+    folder = Path(folder)
+    classes = [str(c) for c in range(NUM_CLASSES)]
+    if not folder.is_dir():
+        raise UserError(f"no data in {folder}: make it with `make data` (or python3 02_PrepareData.py)")
+    if (folder.parent / MARKER).exists() and not (folder.parent / PREPARED).exists():
+        raise UserError(f"{folder.parent} is only half prepared: run `make data` (or python3 02_PrepareData.py) again")
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if found != classes:
+        missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+        raise UserError(
+            f"{folder} must hold exactly the class folders 0 to 9:"
+            + (f" missing {', '.join(missing)};" if missing else "")
+            + (f" unknown {', '.join(extra)};" if extra else "")
+            + " mend the folder or prepare the data anew"
+        )
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(entry.path for entry in os.scandir(folder / name) if not entry.name.startswith("."))
+        if not files:
+            raise UserError(f"{folder / name} is empty: every class needs images; prepare the data anew")
+        paths += files
+        labels += [label] * len(files)
+
+    pixels = np.empty((len(paths), CELL_SIZE, CELL_SIZE), np.uint8)
+    workers = threads or available_cpus()
+
+    def decode(first: int) -> None:  # OpenCV lets go of the GIL, so threads are enough
+        for i in range(first, len(paths), workers):
+            pixels[i] = read_cell(paths[i])
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(decode, range(workers)))
+    names = np.array([os.path.splitext(os.path.basename(path))[0] for path in paths])
+    return Cells(pixels, np.array(labels, np.int64), names)
+
+
+def read_cell(path: Path | str) -> np.ndarray:
+    """One cell image -> uint8 [28, 28]; raises UserError if it is not an 8-bit grey 28x28 image."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise UserError(f"{path} is not a readable image: replace or remove it")
+    if image.shape != (CELL_SIZE, CELL_SIZE) or image.dtype != np.uint8:
+        size = "x".join(map(str, image.shape[1::-1] + image.shape[2:]))
+        raise UserError(
+            f"{path} is {size} {image.dtype}, but a cell is {CELL_SIZE}x{CELL_SIZE} 8-bit grey: replace or remove it"
+        )
+    return image
+
+
+def digest(cells: Cells) -> str:
+    """Hex SHA-256 of a set of cells: pixels, labels and names."""
+    parts = (cells.pixels, cells.labels, "\n".join(cells.names).encode())
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
+    """Errors of `predictions`, int [N], as counts: of all cells, of digits (not blank), of boards.
+
+    A board is a page whose 81 cells are all in `cells`, by their names; other pages do not count.
+    """
+    wrong = predictions != cells.labels
+    digits = cells.labels != BLANK
+    pages = [name.rpartition("_")[0] for name in cells.names]
+    _, page, cells_of_page = np.unique(pages, return_inverse=True, return_counts=True)
+    boards = cells_of_page == 81
+    return {
+        "cells": len(wrong),
+        "wrong_cells": int(wrong.sum()),
+        "digits": int(digits.sum()),
+        "wrong_digits": int((wrong & digits).sum()),
+        "boards": int(boards.sum()),
+        "wrong_boards": int((boards & (np.bincount(page, wrong) > 0)).sum()),
+    }
+
+
+def describe_scores(scores: dict[str, int]) -> str:
+    """The counts of `score` in one line for people."""
+    kinds = ("cells", "digits", "boards")
+    return ", ".join(f"{scores['wrong_' + kind]} of {scores[kind]:,} {kind} wrong" for kind in kinds)
+
+
+def cut_cells(board: np.ndarray, margin: float) -> np.ndarray:
+    """A rectified square board, uint8 [S, S] -> its 81 cells row by row, uint8 [81, 28, 28].
+
+    `margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is what
+    the tutorial's grid processor cuts; both resize by area, as it does.
+    """
+    step = board.shape[0] // 9
+    inset = int(margin * step)
+    cells = [
+        cv2.resize(
+            board[row * step + inset : (row + 1) * step - inset, col * step + inset : (col + 1) * step - inset],
+            (CELL_SIZE, CELL_SIZE),
+            interpolation=cv2.INTER_AREA,
+        )
+        for row in range(9)
+        for col in range(9)
+    ]
+    return np.stack(cells)
+
+
+def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Straightens the grid with `corners` (float [4, 2] x, y: top left, then clockwise) to uint8 [side, side]."""
+    square = np.float32([(0, 0), (side, 0), (side, side), (0, side)])
+    transform = cv2.getPerspectiveTransform(corners.astype(np.float32), square)
+    return cv2.warpPerspective(page, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
+
+
+def augment(
+    cells: torch.Tensor,
+    generator: torch.Generator,
+    degrees: float,
+    translate: float,
+    scale: float,
+    blur_probability: float,
+) -> torch.Tensor:
+    """Each cell turned, moved, scaled and now and then blurred at random; float32 [N, 1, 28, 28] in and out.
+
+    `degrees` either way; `translate` as a fraction of the side; `scale` as a fraction of the size.
+    Pixels from outside are reflected: a cell cut too wide shows its line and paper beyond it, as on a page.
+    Filling with a constant, as torchvision's RandomAffine does, would put grey wedges into the corners.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    n = len(cells)
+
+    def uniform(limit: float, *shape: int) -> torch.Tensor:
+        return torch.empty(shape).uniform_(-limit, limit, generator=generator)
+
+    angle, size = uniform(degrees * torch.pi / 180, n), 1 + uniform(scale, n)
+    cos, sin = angle.cos() * size, angle.sin() * size
+    shift = uniform(2 * translate, n, 2)  # grid_sample's coordinates run from -1 to 1
+    affine = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
+    grid = F.affine_grid(affine, list(cells.shape), align_corners=False)
+    cells = F.grid_sample(cells, grid, padding_mode="reflection", align_corners=False)
+
+    chosen = torch.rand(n, generator=generator) < blur_probability
+    if chosen.any():
+        kernel = cells.new_tensor([0.25, 0.5, 0.25])  # the 3-tap Gaussian, sigma 0.85 pixels
+        padded = F.pad(cells[chosen], (1, 1, 1, 1), mode="replicate")
+        cells[chosen] = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 3)), kernel.view(1, 1, 3, 1))
+    return cells

@@ -1,0 +1,71 @@
+"""Shared by the tests: the scripts run as a user would run them, offline, on tiny data in temporary folders."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run(*command: object, cwd: Path = ROOT) -> Result:
+    """Runs a command to its end; never raises."""
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=280)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def script(name: str, *options: object, cwd: Path = ROOT) -> Result:
+    """Runs one of the repository's scripts with this interpreter."""
+    return run(sys.executable, ROOT / name, *options, cwd=cwd)
+
+
+class Chain(NamedTuple):
+    """A folder in which `make` ran on little data."""
+
+    folder: Path
+    data: Path
+    out: Path
+    result: Result
+
+    def make(self, *arguments: str) -> Result:
+        """`make` with the chain's folders and this interpreter."""
+        return make(self.folder, *arguments)
+
+
+def make(folder: Path, *arguments: str) -> Result:
+    settings = [f"DATA={folder}/data", f"OUT={folder}/artifacts", f"PYTHON={sys.executable}", "TRAIN=6", "VAL=3"]
+    defaults = ["EPOCHS=1", "BATCH=64", "THREADS=1"]
+    given = {argument.partition("=")[0] for argument in arguments}
+    return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The whole chain, built once. Tests that change files take `chain`, a copy."""
+    folder = tmp_path_factory.mktemp("chain")
+    return Chain(folder, folder / "data", folder / "artifacts", make(folder))
+
+
+@pytest.fixture
+def chain(built: Chain, tmp_path: Path) -> Chain:
+    """A copy of the built chain that a test may break; file times are kept."""
+    shutil.copytree(built.folder, tmp_path / "chain", copy_function=shutil.copy2)
+    folder = tmp_path / "chain"
+    return Chain(folder, folder / "data", folder / "artifacts", built.result)
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, bytes]]:
+    """Every file under a folder with its bytes, to show that nothing was lost."""
+    return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

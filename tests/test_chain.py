@@ -1,0 +1,198 @@
+"""The chain as a reader uses it: make, make again, other settings, one file lost; and the script by itself."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, make, run, script
+
+ARTIFACTS = [
+    "digitnet_best.pth",
+    "evaluation.json",
+    "parity.json",
+    "sudoku_digitnet.onnx",
+    "summary.txt",
+    "training.json",
+]
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_make_builds_everything_and_ends_in_a_summary(built):
+    assert built.result.code == 0, built.result.err
+    assert sorted(times(built.out)) == ARTIFACTS
+    lines = built.result.out.splitlines()
+    assert "Train batch shape: torch.Size([64, 1, 28, 28])" in lines
+    assert [line for line in lines if line.startswith(("val acc: 0.", "Best val acc: 0.", "Parity MAE: "))]
+    assert f"Exported: {built.out}/sudoku_digitnet.onnx" in lines
+    assert lines[-3].startswith("parity passed: ") and "486 validation cells" in lines[-3]
+    assert lines[-2].startswith("validation cells: ") and "camera pages: " in lines[-2]
+    assert "digitnet_best.pth" in lines[-1] and "sudoku_digitnet.onnx" in lines[-1]
+
+
+def test_second_make_does_nothing(built):
+    before = times(built.out)
+    result = make(built.folder)
+    assert (result.code, result.err) == (0, "")
+    assert "Nothing to be done for 'all'" in result.out
+    assert times(built.out) == before
+
+
+def test_changed_epochs_rebuild_the_weights_and_what_hangs_on_them(chain):
+    data, before = times(chain.data), times(chain.out)
+    result = chain.make("EPOCHS=2")
+    assert result.code == 0, result.err
+    assert times(chain.data) == data
+    assert all(after > before[name] for name, after in times(chain.out).items())
+    assert len(json.loads((chain.out / "training.json").read_text())["epochs"]) == 2
+    assert "Nothing to be done for 'all'" in chain.make("EPOCHS=2").out
+
+
+@pytest.mark.parametrize(
+    "lost, remade",
+    [
+        ("sudoku_digitnet.onnx", {"sudoku_digitnet.onnx", "parity.json", "evaluation.json", "summary.txt"}),
+        ("parity.json", {"parity.json", "summary.txt"}),
+        ("evaluation.json", {"evaluation.json", "summary.txt"}),
+        ("summary.txt", {"summary.txt"}),
+    ],
+)
+def test_one_lost_artifact_is_remade_with_what_hangs_on_it_alone(chain, lost, remade):
+    before = times(chain.out)
+    (chain.out / lost).unlink()
+    result = chain.make("-j2")
+    assert result.code == 0, result.err
+    after = times(chain.out)
+    assert sorted(after) == ARTIFACTS
+    assert {name for name in after if after[name] != before[name]} == remade
+
+
+def test_failed_parity_fails_make_and_leaves_no_report(chain):
+    shutil.copy(chain.out / "training.json", chain.out / "sudoku_digitnet.onnx")
+    result = chain.make("parity")
+    assert result.code == 2 and "sudoku_digitnet.onnx" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_readers_own_data_are_used_as_they_are(chain, snapshot):
+    (chain.data / ".made-by-02_PrepareData.py").unlink()
+    (chain.data / "prepared.json").unlink()
+    (chain.data / ".settings").unlink()
+    shutil.rmtree(chain.data / "grids")
+    before = snapshot(chain.data)
+    result = chain.make("TRAIN=9")
+    assert result.code == 0, result.err
+    assert "02_PrepareData.py" not in result.out
+    assert snapshot(chain.data) == before
+    assert "Nothing to be done for 'all'" in chain.make("TRAIN=9").out
+
+
+def test_training_by_itself_needs_no_arguments(chain):
+    """As in the tutorial: python3 03_Training.py in a folder with data/."""
+    for module in ROOT.glob("*.py"):
+        shutil.copy(module, chain.folder)
+    shutil.rmtree(chain.out)
+    result = run(sys.executable, "03_Training.py", "--epochs", 1, "--threads", 1, cwd=chain.folder)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0] == "Train batch shape: torch.Size([256, 1, 28, 28])"
+    assert sum(line.startswith("val acc: ") for line in lines) == 1
+    assert sum(line.startswith("Best val acc: ") for line in lines) == 1
+    assert "Exported: artifacts/sudoku_digitnet.onnx" in lines
+    assert float(lines[-1].removeprefix("Parity MAE: ")) < 1e-4
+    assert "epoch 1/1: 100%" in result.err  # the bar
+    assert sorted(times(chain.out)) == ["digitnet_best.pth", "sudoku_digitnet.onnx", "training.json"]
+
+
+def test_same_seed_gives_the_same_weights(built, tmp_path):
+    for name in ("a", "b"):
+        options = ("--data", built.data, "--out", tmp_path / name, "--epochs", 1, "--threads", 1, "--train-only")
+        assert script("03_Training.py", *options).code == 0
+    a, b = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("a", "b"))
+    assert a["epochs"][0]["val"] == b["epochs"][0]["val"] and a["data"] == b["data"]
+    assert (tmp_path / "a" / "digitnet_best.pth").read_bytes() == (tmp_path / "b" / "digitnet_best.pth").read_bytes()
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_old_artifacts(chain, snapshot):
+    before = snapshot(chain.out)
+    result = script("03_Training.py", "--data", chain.data, "--out", chain.out, "--lr", "1e30", "--epochs", 3)
+    assert result.code == 1 and "the loss is not finite" in result.err and "Traceback" not in result.err
+    assert snapshot(chain.out) == before
+
+
+@pytest.mark.parametrize("ask", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_leaves_the_old_artifacts(chain, snapshot, ask):
+    before = snapshot(chain.out)
+    command = [sys.executable, ROOT / "03_Training.py", "--data", chain.data, "--out", chain.out, "--epochs", "500"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "Train batch shape" in process.stdout.readline()
+    time.sleep(1)
+    os.kill(process.pid, ask)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + ask and "Traceback" not in err
+    assert snapshot(chain.out) == before
+
+
+WRONG_USE = {
+    "unknown option": (["03_Training.py", "--epoch", "3"], 2, "unrecognized arguments: --epoch"),
+    "no epochs": (["03_Training.py", "--epochs", "0"], 2, "--epochs: '0' is not a whole number of at least 1"),
+    "half an epoch": (["03_Training.py", "--epochs", "0.5"], 2, "'0.5' is not a whole number"),
+    "no learning rate": (["03_Training.py", "--lr", "nan"], 2, "--lr: 'nan' is not a number above 0"),
+    "negative batch": (["03_Training.py", "--batch-size", "-8"], 2, "--batch-size"),
+    "unknown model": (["03_Training.py", "--model", "resnet"], 2, "--model: invalid choice: 'resnet'"),
+    "no data": (["03_Training.py", "--data", "nowhere"], 1, "no data in nowhere/train"),
+    "nothing to export": (["03_Training.py", "--out", "nowhere", "--export-only"], 1, "no weights nowhere/digitnet"),
+    "no puzzles": (["02_PrepareData.py", "--out", "new", "--puzzles", "none.txt"], 1, "cannot read the puzzles"),
+    "no training": (["02_PrepareData.py", "--train", "0"], 2, "--train: '0' is not a whole number"),
+    "no weights": (["04_Parity.py", "--weights", "nowhere.pth"], 1, "no weights nowhere.pth"),
+    "negative limit": (["04_Parity.py", "--max-mae", "-1"], 2, "--max-mae"),
+    "no model": (["05_Evaluate.py", "--onnx", "nowhere.onnx"], 1, "no ONNX file nowhere.onnx"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_USE)
+def test_wrong_use_is_answered_in_one_line(tmp_path, name):
+    (command, *options), code, words = WRONG_USE[name]
+    result = script(command, *options, cwd=tmp_path)
+    assert result.code == code and words in result.err
+    assert len(result.err.splitlines()) == 1 and result.err.startswith(command)
+
+
+@pytest.mark.parametrize("damage", ["missing class", "empty class", "broken image"])
+def test_bad_data_stop_make_and_keep_the_artifacts(chain, snapshot, damage):
+    if damage == "broken image":
+        next((chain.data / "val" / "0").iterdir()).write_bytes(b"no image")
+    else:
+        shutil.rmtree(chain.data / "train" / "4")
+        if damage == "empty class":
+            (chain.data / "train" / "4").mkdir()
+    before = {name: content for name, content in snapshot(chain.out).items() if name != ".settings"}
+    result = chain.make("EPOCHS=3")
+    assert result.code == 2 and "Traceback" not in result.err
+    told = [line for line in result.err.splitlines() if line.startswith("03_Training.py: ")]
+    assert len(told) == 1 and str(chain.data) in told[0]
+    after = snapshot(chain.out)
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py", "04_Parity.py", "05_Evaluate.py"])
+def test_help_shows_every_option_with_its_default(name):
+    result = script(name, "--help")
+    assert result.code == 0
+    options = result.out[result.out.index("\noptions:") :].split("\n  --")[1:]
+    assert options and all("(default: " in option for option in options)
+
+
+def test_make_help_lists_targets_and_settings():
+    result = run("make", "help", "EPOCHS=77", cwd=ROOT)
+    assert result.code == 0
+    for target in ("all", "data", "train", "export", "parity", "evaluate", "test", "lint", "clean", "help"):
+        assert f"\n  {target} " in "\n" + result.out
+    assert "EPOCHS=77" in result.out

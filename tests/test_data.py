@@ -1,0 +1,134 @@
+"""Cells are read as they are or refused by name; augmentation adds nothing that a photo has not."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from digitnet_cli import UserError
+from digitnet_data import Cells, augment, cut_cells, load_cells, normalize, rectify, score
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten class folders with two cells each; a cell of class c is all 10 * c."""
+    for label in range(10):
+        (tmp_path / str(label)).mkdir()
+        for i in range(2):
+            cv2.imwrite(str(tmp_path / str(label) / f"00000{i}_clean_00.png"), np.full((28, 28), 10 * label, np.uint8))
+    return tmp_path
+
+
+def test_normalize_maps_ink_to_minus_one_and_paper_to_one_in_numpy_and_torch():
+    pixels = np.array([0, 255], np.uint8)
+    assert normalize(pixels).tolist() == normalize(torch.from_numpy(pixels)).tolist() == [-1, 1]
+    assert normalize(pixels).dtype == np.float32
+
+
+def test_normalize_is_the_tutorials_totensor_and_normalize():
+    from torchvision import transforms
+
+    pixels = np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)
+    theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])(pixels[..., None])
+    np.testing.assert_allclose(normalize(pixels), theirs[0], atol=1e-7)
+
+
+def test_load_cells_gives_pixels_labels_and_names_in_order(folder):
+    cells = load_cells(folder)
+    assert cells.pixels.shape == (20, 28, 28)
+    assert cells.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    assert (cells.pixels == 10 * cells.labels[:, None, None]).all()
+    assert cells.names[:2].tolist() == ["000000_clean_00", "000001_clean_00"]
+
+
+def test_load_cells_agrees_with_torchvisions_imagefolder(folder):
+    from torchvision.datasets import ImageFolder
+
+    cells, theirs = load_cells(folder), ImageFolder(folder)
+    assert cells.labels.tolist() == theirs.targets
+    assert all(
+        (np.asarray(image.convert("L")) == mine).all() for (image, _), mine in zip(theirs, cells.pixels, strict=True)
+    )
+
+
+DAMAGE = {
+    "missing class folder": (lambda f: [p.unlink() for p in (f / "3").iterdir()] and (f / "3").rmdir(), "missing 3"),
+    "extra class folder": (lambda f: (f / "blank").mkdir(), "unknown blank"),
+    "empty class folder": (lambda f: [p.unlink() for p in (f / "7").iterdir()], "7 is empty"),
+    "truncated image": (lambda f: truncate(f / "5" / "000001_clean_00.png"), "000001_clean_00.png is not a readable"),
+    "no image": (lambda f: (f / "5" / "notes.txt").write_text("hello"), "notes.txt is not a readable"),
+    "wrong size": (lambda f: cv2.imwrite(f"{f}/5/big.png", np.zeros((32, 30), np.uint8)), "big.png is 30x32 uint8"),
+    "colour": (lambda f: cv2.imwrite(f"{f}/5/c.png", np.zeros((28, 28, 3), np.uint8)), "c.png is 28x28x3 uint8"),
+    "16 bits": (lambda f: cv2.imwrite(f"{f}/5/deep.png", np.zeros((28, 28), np.uint16)), "deep.png is 28x28 uint16"),
+    "no folder": (lambda f: f.rename(f.with_name("elsewhere")), "no data in"),
+}
+
+
+def truncate(path):
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    cv2.imwrite(str(path), noise)
+    path.write_bytes(path.read_bytes()[:400])
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_load_cells_refuses_and_names_the_culprit(folder, name):
+    damage, words = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(UserError, match=words):
+        load_cells(folder)
+
+
+def test_rectify_and_cut_find_each_cell_at_its_place():
+    board = np.kron(np.arange(81, dtype=np.uint8).reshape(9, 9), np.ones((50, 50), np.uint8))
+    page = np.pad(board, ((30, 40), (20, 60)), constant_values=255)
+    corners = np.float32([(20, 30), (470, 30), (470, 480), (20, 480)])
+    for margin in (0, 0.06, 0.12):
+        cells = cut_cells(rectify(page, corners, 450), margin)
+        assert cells.shape == (81, 28, 28)
+        assert (cells == np.arange(81)[:, None, None]).all()
+
+
+def test_cutting_12_percent_removes_the_grid_lines():
+    board = np.full((450, 450), 255, np.uint8)
+    for line in range(0, 451, 50):
+        cv2.line(board, (line, 0), (line, 449), 0, 3)
+        cv2.line(board, (0, line), (449, line), 0, 3)
+    assert (cut_cells(board, 0.12) == 255).all()
+    assert (cut_cells(board, 0)[:, 0] < 128).all()
+
+
+def augmented(pixels, seed, **strength):
+    cells = normalize(torch.from_numpy(pixels)[:, None])
+    return augment(cells, torch.Generator().manual_seed(seed), **strength)
+
+
+def test_augmentation_leaves_white_paper_white():
+    x = augmented(np.full((64, 28, 28), 255, np.uint8), 0, degrees=20, translate=0.2, scale=0.3, blur_probability=0.5)
+    assert x.shape == (64, 1, 28, 28)
+    torch.testing.assert_close(x, torch.ones_like(x))  # a constant fill would leave grey wedges
+
+
+def test_augmentation_repeats_with_the_seed_and_differs_without():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28), np.uint8)
+    strength = dict(degrees=5, translate=0.02, scale=0.05, blur_probability=0.15)
+    assert torch.equal(augmented(pixels, 1, **strength), augmented(pixels, 1, **strength))
+    assert not torch.equal(augmented(pixels, 1, **strength), augmented(pixels, 2, **strength))
+
+
+def test_augmentation_of_strength_zero_changes_nothing():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28), np.uint8)
+    x = augmented(pixels, 0, degrees=0, translate=0, scale=0, blur_probability=0)
+    torch.testing.assert_close(x, normalize(torch.from_numpy(pixels)[:, None]), atol=1e-4, rtol=0)
+
+
+def test_score_counts_cells_digits_and_boards():
+    names = np.array([f"{page}_{cell:02d}" for page in ("000000_cam", "000001_cam") for cell in range(81)] + ["odd"])
+    labels = np.zeros(163, np.int64)
+    labels[:10] = 5
+    predictions = labels.copy()
+    predictions[[0, 1, 50]] = [3, 0, 7]  # two digits and a blank, all on the first board
+    predictions[-1] = 9  # belongs to no whole board
+    cells = Cells(np.zeros((163, 28, 28), np.uint8), labels, names)
+    assert score(cells, predictions) == {
+        "cells": 163, "wrong_cells": 4, "digits": 10, "wrong_digits": 2, "boards": 2, "wrong_boards": 1,
+    }  # fmt: skip

@@ -1,0 +1,127 @@
+"""Drawn data: the right labels at the right place, the same bytes for the same seed, nobody's data overwritten."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from conftest import script
+
+from digitnet_data import cut_cells, load_cells, rectify
+from digitnet_puzzles import GIVENS, draw_puzzle, solutions
+
+SMALL = ("--train", 3, "--val", 2)
+
+
+def givens_of(puzzle):
+    return {cell: int(digit) for cell, digit in enumerate(puzzle) if digit != "0"}
+
+
+def test_drawn_puzzles_have_exactly_one_solution_and_17_to_40_givens():
+    puzzles = [draw_puzzle(np.random.default_rng(seed)) for seed in range(20)]
+    assert len(set(puzzles)) == 20
+    for puzzle in puzzles:
+        assert GIVENS[0] <= len(givens_of(puzzle)) <= GIVENS[1]
+        assert len(list(solutions(givens_of(puzzle)))) == 1
+
+
+def test_solver_solves_a_published_17_clue_puzzle():
+    """Gordon Royle's list of 17-clue puzzles, its first entry; it has one solution."""
+    puzzle = "000000010400000000020000000000050407008000300001090000300400200050100000000806000"
+    solution = list(solutions(givens_of(puzzle)))
+    assert ["".join(map(str, s)) for s in solution] == [
+        "693784512487512936125963874932651487568247391741398625319475268856129743274836159"
+    ]
+
+
+def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, snapshot):
+    for name, workers in (("one", 1), ("three", 3)):
+        result = script("02_PrepareData.py", *SMALL, "--seed", 7, "--workers", workers, "--out", tmp_path / name)
+        assert result.code == 0, result.err
+    files = {name: snapshot(tmp_path / name) for name in ("one", "three")}
+    for name in files:
+        assert files[name].pop("prepared.json")  # holds the date and the number of workers
+    assert files["one"] == files["three"]
+    assert len(files["one"]) == 5 * 2 * 82 + 3  # cells, pages, two CSV files, the marker
+
+    result = script("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one")
+    assert result.code == 0, result.err
+    other = snapshot(tmp_path / "one")
+    assert other.keys() != files["one"].keys()  # other digits at other places
+    assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == 3 * 2 * 81  # replaced, not added to
+
+
+def test_labels_places_and_framings_are_right(built):
+    for split, puzzles in (("train", 6), ("val", 3)):
+        cells = load_cells(built.data / split)
+        found = {name: (label, pixels) for name, label, pixels in zip(*reversed(cells), strict=True)}
+        rows = list(csv.DictReader((built.data / "grids" / f"{split}.csv").open()))
+        assert len(rows) == 2 * puzzles and len(found) == 2 * puzzles * 81
+        for row in rows:
+            name = row["page"].removesuffix(".png")
+            page = cv2.imread(str(built.data / "grids" / split / row["page"]), cv2.IMREAD_UNCHANGED)
+            corners = np.array([[float(row[f"{axis}{corner}"]) for axis in "xy"] for corner in range(4)])
+            whole = (int(name[:6]) + name.endswith("_cam")) % 2 == 0
+            expected = cut_cells(rectify(page, corners, 675 if whole else 450), 0 if whole else 0.12)
+            for cell, digit in enumerate(row["givens"]):
+                label, pixels = found[f"{name}_{cell:02d}"]
+                assert label == int(digit)
+                assert (pixels == expected[cell]).all()
+                if not whole:  # no grid line is left; a digit shows as ink in the middle, a blank has none
+                    assert (pixels.min() > 200) == (digit == "0")
+                    assert pixels[[0, -1]].min() > 200 and pixels[:, [0, -1]].min() > 200
+                else:
+                    assert pixels[:3].mean(axis=1).min() < 225  # the line at the top
+
+
+def test_train_and_val_have_different_puzzles(built):
+    train, val = (
+        {row["givens"] for row in csv.DictReader((built.data / "grids" / f"{split}.csv").open())}
+        for split in ("train", "val")
+    )
+    assert len(train) == 6 and len(val) == 3 and not train & val
+
+
+def test_own_puzzles_are_used(tmp_path):
+    own = [draw_puzzle(np.random.default_rng(seed)) for seed in range(5)]
+    (tmp_path / "own.txt").write_text("\n".join(p.replace("0", ".") for p in own) + "\n\n" + own[0] + "\n")
+    result = script("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
+    assert result.code == 0, result.err
+    used = [
+        row["givens"] for s in ("train", "val") for row in csv.DictReader((tmp_path / f"data/grids/{s}.csv").open())
+    ]
+    assert sorted(set(used)) == sorted(own)
+
+
+ONE = draw_puzzle(np.random.default_rng(0))
+BAD_PUZZLES = {
+    "short": (ONE[:-1], "line 2: a puzzle is 81 characters"),
+    "letter": ("x" + ONE[1:], "line 2: a puzzle is 81 characters"),
+    "contradiction": ("55" + "0" * 79, "line 2: the givens contradict each other"),
+    "many solutions": ("5" + "0" * 80, "line 2: the puzzle has more than one solution"),
+    "too few": (ONE, "has 1 different puzzles, but --train 3 --val 2 need 5"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PUZZLES)
+def test_bad_puzzle_files_are_refused_in_one_line(tmp_path, name):
+    line, words = BAD_PUZZLES[name]
+    (tmp_path / "own.txt").write_text(f"{ONE}\n{line}\n")
+    result = script("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
+    assert result.code == 1 and words in result.err and len(result.err.splitlines()) == 1
+    assert not list((tmp_path / "data").glob("*"))
+
+
+def test_data_of_others_are_never_overwritten(tmp_path, snapshot):
+    (tmp_path / "data" / "train" / "0").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "0" / "mine.png").write_bytes(b"mine")
+    before = snapshot(tmp_path / "data")
+    result = script("02_PrepareData.py", *SMALL, "--out", tmp_path / "data")
+    assert result.code == 1 and "was not made by this script" in result.err
+    assert snapshot(tmp_path / "data") == before
+
+
+def test_half_prepared_data_are_not_taken_for_whole(chain):
+    (chain.data / "prepared.json").unlink()
+    result = script("03_Training.py", "--data", chain.data, "--out", chain.out)
+    assert result.code == 1 and "only half prepared" in result.err
