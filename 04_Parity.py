@@ -66,8 +66,11 @@ def main() -> int:
     report_file = args.report or args.onnx.with_name("parity.json")
 
     model, cells = load_model(args.weights), load_cells(args.data / "val")
-    session = open_session(args.onnx)
-    failures = contract_failures(args.onnx)
+    failures = contract_failures(args.onnx) if args.onnx.is_file() else []
+    try:
+        session = open_session(args.onnx)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *failures])) from None
     print(f"contract: {'broken' if failures else 'kept'}")
 
     rng = np.random.default_rng(SEED)

@@ -1,5 +1,6 @@
 """Shared by the tests: the scripts run as a user would run them, offline, on tiny data in temporary folders."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,10 @@ def chain(built: Chain, tmp_path: Path) -> Chain:
     """A copy of the built chain that a test may break; file times are kept."""
     shutil.copytree(built.folder, tmp_path / "chain", copy_function=shutil.copy2)
     folder = tmp_path / "chain"
+    stamp = folder / "artifacts" / ".settings"  # it names the folder of the data, so the copy's is another setting
+    time = stamp.stat().st_mtime_ns
+    stamp.write_text(stamp.read_text().replace(str(built.folder), str(folder)))
+    os.utime(stamp, ns=(time, time))
     return Chain(folder, folder / "data", folder / "artifacts", built.result)
 
 
