@@ -6,19 +6,30 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := all
 
-# --- settings: make NAME=VALUE ---
-# Passes over as many cells as there are, cells a step, seed of everything, CPU threads (empty: all cores).
-EPOCHS  ?= 10
-BATCH   ?= 256
+# --- settings: make NAME=VALUE; an empty one leaves the script its own default (see its --help) ---
+# tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and the network for them.
+PROFILE ?= tutorial
+# Passes over as many cells as there are, cells a step, seed of everything, CPU threads.
+EPOCHS  ?=
+BATCH   ?=
 SEED    ?= 0
 THREADS ?=
 # Puzzles for training and validation; a file of your own puzzles (empty: they are drawn).
-TRAIN   ?= 300
-VAL     ?= 100
+TRAIN   ?=
+VAL     ?=
 PUZZLES ?=
-# Folders: cells and pages; weights, ONNX file and reports.
+# Folders: cells and pages; weights, ONNX file and reports. The network by its name in digitnet_model.py.
+ifeq ($(PROFILE),tutorial)
 DATA    ?= data
 OUT     ?= artifacts
+MODEL   ?= digitnet
+else ifeq ($(PROFILE),photo)
+DATA    ?= data/photo
+OUT     ?= artifacts/photo
+MODEL   ?= digitnetv2
+else
+$(error PROFILE=$(PROFILE) is neither tutorial nor photo)
+endif
 # The virtual environment; VENV= or PYTHON=... uses your own interpreter, with the packages that are there.
 VENV    ?= .venv
 # An index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64.
@@ -31,9 +42,12 @@ else
 INSTALLED :=
 endif
 
+# $(call option,--name,value): the option, or nothing if the value is empty.
+option = $(if $(2),$(1) $(2))
+
 # --- files ---
 PREPARED   := $(DATA)/prepared.json
-WEIGHTS    := $(OUT)/digitnet_best.pth
+WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(OUT)/parity.json
 EVALUATION := $(OUT)/evaluation.json
@@ -68,15 +82,16 @@ evaluate: $(EVALUATION)
 
 $(DATA)/prepared.json: 02_PrepareData.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py \
 		$(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
-	$(PYTHON) $< --out $(DATA) --train $(TRAIN) --val $(VAL) --seed $(SEED) $(if $(PUZZLES),--puzzles $(PUZZLES))
+	$(PYTHON) $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
+		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
 $(WEIGHTS): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
 		$(PREPARED) $(OUT)/.settings | $(INSTALLED)
-	$(PYTHON) $< --data $(DATA) --out $(OUT) --train-only \
-		--epochs $(EPOCHS) --batch-size $(BATCH) --seed $(SEED) $(if $(THREADS),--threads $(THREADS))
+	$(PYTHON) $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
+		$(call option,--epochs,$(EPOCHS)) $(call option,--batch-size,$(BATCH)) $(call option,--threads,$(THREADS))
 
 $(ONNX): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(WEIGHTS) | $(INSTALLED)
-	$(PYTHON) $< --out $(OUT) --export-only
+	$(PYTHON) $< --out $(OUT) --model $(MODEL) --export-only
 
 $(PARITY): 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
 		$(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
@@ -91,8 +106,8 @@ $(SUMMARY): $(PARITY) $(EVALUATION)
 
 # Settings stamps: remade only when a value differs from what the file says, so that `make EPOCHS=12`
 # rebuilds the weights and what hangs on them, and the same command again does nothing.
-DATA_SETTINGS  := TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
-TRAIN_SETTINGS := EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) DATA=$(DATA)
+DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
+TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) DATA=$(DATA)
 ifneq ($(file <$(DATA)/.settings),$(DATA_SETTINGS))
 $(DATA)/.settings: FORCE
 endif
@@ -137,6 +152,7 @@ clean:
 ## help      this list
 help:
 	@sed -n 's/^## /  /p' Makefile
-	@echo 'Settings (make NAME=VALUE):'
+	@echo 'Settings (make NAME=VALUE; an empty one leaves the script its own default, see python3 03_Training.py --help):'
+	@echo '  PROFILE=$(PROFILE) MODEL=$(MODEL)'
 	@echo '  EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) TRAIN=$(TRAIN) VAL=$(VAL) PUZZLES=$(PUZZLES)'
 	@echo '  DATA=$(DATA) OUT=$(OUT) VENV=$(VENV) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)'
