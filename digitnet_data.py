@@ -10,6 +10,7 @@ classes 1-9 are the digits; `normalize` turns pixels into the network's input.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ BLANK = 0  # the class of an empty cell
 BLANK_BELOW = 0.65  # clients turn a cell whose best probability is lower into a blank
 
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
+REAL_BOARDS = Path(__file__).resolve().parent / "data" / "real"  # photos: for measuring, never for training
 PREPARED = "prepared.json"  # there when our data folder is whole: removed first, written last
 
 
@@ -51,9 +53,12 @@ def load_cells(folder: Path | str, threads: int | None = None) -> Cells:
     """Decodes `folder`/0 .. `folder`/9, ten folders of 28x28 8-bit grey PNGs.
 
     Raises UserError, naming the culprit, if a class folder is missing, empty or one too many,
-    or an image is unreadable or of another size or kind.
+    an image is unreadable or of another size or kind, or `folder` lies among the real boards,
+    which must stay unseen: scripts train on, and choose the best epoch by, what this function gives them.
     """
     folder = Path(folder)
+    if REAL_BOARDS in (folder.resolve(), *folder.resolve().parents):
+        raise UserError(f"{folder} lies in data/real, which is for measuring, never for training: use other data")
     classes = [str(c) for c in range(NUM_CLASSES)]
     if not folder.is_dir():
         raise UserError(f"no data in {folder}: make it with `make data` (or python3 02_PrepareData.py)")
@@ -102,6 +107,33 @@ def read_cell(path: Path | str) -> np.ndarray:
     return image
 
 
+def load_boards(folder: Path | str, margin: float) -> Cells:
+    """Cells of the rectified boards `folder`/boards/*.jpg, cut as by `cut_cells`; truth: `folder`/labels.csv.
+
+    Names are those of a page's cells: board, underscore, 9 * row + column.
+    Raises UserError if the labels or a board cannot be read.
+    """
+    labels_file = Path(folder) / "labels.csv"
+    with labels_file.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        givens = row.get("givens") or ""
+        if not row.get("board") or len(givens) != 81 or not (givens.isascii() and givens.isdigit()):
+            raise UserError(f"{labels_file}: {row} is not a board's name and 81 digits, 0 = blank: mend it")
+    if not rows:
+        raise UserError(f"{labels_file} lists no board: mend it, or leave --real out")
+    pixels = []
+    for row in rows:
+        path = Path(folder) / "boards" / f"{row['board']}.jpg"
+        board = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if board is None or board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
+            raise UserError(f"{path} is not a readable square image of 252 or more pixels: restore it")
+        pixels.append(cut_cells(board, margin))
+    labels = np.array([int(digit) for row in rows for digit in row["givens"]], np.int64)
+    names = np.array([f"{row['board']}_{cell:02d}" for row in rows for cell in range(81)])
+    return Cells(np.concatenate(pixels), labels, names)
+
+
 def digest(cells: Cells) -> str:
     """Hex SHA-256 of a set of cells: pixels, labels and names."""
     parts = (cells.pixels, cells.labels, "\n".join(cells.names).encode())
@@ -109,7 +141,7 @@ def digest(cells: Cells) -> str:
 
 
 def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
-    """Errors of `predictions`, int [N], as counts: of all cells, of digits (not blank), of boards.
+    """Errors of `predictions`, int [N], as counts: of all cells, of digits, of blanks, of boards.
 
     A board is a page whose 81 cells are all in `cells`, by their names; other pages do not count.
     """
@@ -123,6 +155,8 @@ def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
         "wrong_cells": int(wrong.sum()),
         "digits": int(digits.sum()),
         "wrong_digits": int((wrong & digits).sum()),
+        "blanks": int((~digits).sum()),
+        "wrong_blanks": int((wrong & ~digits).sum()),
         "boards": int(boards.sum()),
         "wrong_boards": int((boards & (np.bincount(page, wrong) > 0)).sum()),
     }
@@ -130,7 +164,7 @@ def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
 
 def describe_scores(scores: dict[str, int]) -> str:
     """The counts of `score` in one line for people."""
-    kinds = ("cells", "digits", "boards")
+    kinds = ("cells", "digits", "blanks", "boards")
     return ", ".join(f"{scores['wrong_' + kind]} of {scores[kind]:,} {kind} wrong" for kind in kinds)
 
 

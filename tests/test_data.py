@@ -130,5 +130,6 @@ def test_score_counts_cells_digits_and_boards():
     predictions[-1] = 9  # belongs to no whole board
     cells = Cells(np.zeros((163, 28, 28), np.uint8), labels, names)
     assert score(cells, predictions) == {
-        "cells": 163, "wrong_cells": 4, "digits": 10, "wrong_digits": 2, "boards": 2, "wrong_boards": 1,
+        "cells": 163, "wrong_cells": 4, "digits": 10, "wrong_digits": 2, "blanks": 153, "wrong_blanks": 2,
+        "boards": 2, "wrong_boards": 1,
     }  # fmt: skip
