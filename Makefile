@@ -30,6 +30,8 @@ MODEL   ?= digitnetv2
 else
 $(error PROFILE=$(PROFILE) is neither tutorial nor photo)
 endif
+# Percent of the cells, digits and boards of data/real that must be right.
+FLOOR   ?= 99.9 99.7 95
 # The virtual environment; VENV= or PYTHON=... uses your own interpreter, with the packages that are there.
 VENV    ?= .venv
 # An index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64.
@@ -51,6 +53,7 @@ WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(OUT)/parity.json
 EVALUATION := $(OUT)/evaluation.json
+PICTURES   := $(addprefix $(OUT)/,confusion_matrix.png learning_curve.png misread_cells.png training_cells.png)
 SUMMARY    := $(OUT)/summary.txt
 
 # Data that 02_PrepareData.py did not make are used as they are: their folders stand for them.
@@ -60,7 +63,7 @@ PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
 endif
 endif
 
-.PHONY: all data train export parity evaluate test lint smoke clean help FORCE
+.PHONY: all data train export parity evaluate check-real test lint smoke clean help FORCE
 
 ## all       everything below, up to a summary (the default)
 all: $(SUMMARY)
@@ -77,8 +80,8 @@ export: $(ONNX)
 ## parity    check that the ONNX file is the same model
 parity: $(PARITY)
 
-## evaluate  count what the ONNX file reads wrong: held-out cells, camera pages
-evaluate: $(EVALUATION)
+## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards
+evaluate: $(EVALUATION) $(PICTURES)
 
 $(DATA)/prepared.json: 02_PrepareData.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py \
 		$(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
@@ -97,11 +100,16 @@ $(PARITY): 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digi
 		$(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
 	$(PYTHON) $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA)
 
-$(EVALUATION): 05_Evaluate.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(ONNX) $(PREPARED) | $(INSTALLED)
+$(EVALUATION) $(PICTURES) &: 05_Evaluate.py digitnet_pictures.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
+		$(wildcard data/real/labels.csv) $(ONNX) $(PREPARED) | $(INSTALLED)
 	$(PYTHON) $< --onnx $(ONNX) --data $(DATA) --out $(OUT)
 
-$(SUMMARY): $(PARITY) $(EVALUATION)
-	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $^; echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
+## check-real fail if the ONNX file reads the real boards of data/real worse than FLOOR (meant for PROFILE=photo)
+check-real: $(ONNX) $(PREPARED)
+	$(PYTHON) 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real --floor $(FLOOR)
+
+$(SUMMARY): $(PARITY) $(EVALUATION) $(PICTURES)
+	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $(PARITY) $(EVALUATION); echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
 	@echo; cat $@
 
 # Settings stamps: remade only when a value differs from what the file says, so that `make EPOCHS=12`

@@ -11,14 +11,16 @@ import time
 import pytest
 from conftest import ROOT, make, run, script
 
-ARTIFACTS = [
-    "digitnet_best.pth",
+EVALUATION = {
+    "confusion_matrix.png",
     "evaluation.json",
-    "parity.json",
-    "sudoku_digitnet.onnx",
-    "summary.txt",
-    "training.json",
-]
+    "learning_curve.png",
+    "misread_cells.png",
+    "training_cells.png",
+}
+ARTIFACTS = sorted(
+    {"digitnet_best.pth", "parity.json", "sudoku_digitnet.onnx", "summary.txt", "training.json"} | EVALUATION
+)
 
 
 def times(folder):
@@ -34,6 +36,7 @@ def test_make_builds_everything_and_ends_in_a_summary(built):
     assert f"Exported: {built.out}/sudoku_digitnet.onnx" in lines
     assert lines[-3].startswith("parity passed: ") and "486 validation cells" in lines[-3]
     assert lines[-2].startswith("validation cells: ") and "camera pages: " in lines[-2]
+    assert "real boards: " in lines[-2] and "of 477 boards wrong" in lines[-2]
     assert "digitnet_best.pth" in lines[-1] and "sudoku_digitnet.onnx" in lines[-1]
 
 
@@ -58,9 +61,10 @@ def test_changed_epochs_rebuild_the_weights_and_what_hangs_on_them(chain):
 @pytest.mark.parametrize(
     "lost, remade",
     [
-        ("sudoku_digitnet.onnx", {"sudoku_digitnet.onnx", "parity.json", "evaluation.json", "summary.txt"}),
+        ("sudoku_digitnet.onnx", {"sudoku_digitnet.onnx", "parity.json", "summary.txt"} | EVALUATION),
         ("parity.json", {"parity.json", "summary.txt"}),
-        ("evaluation.json", {"evaluation.json", "summary.txt"}),
+        ("evaluation.json", {"summary.txt"} | EVALUATION),
+        ("misread_cells.png", {"summary.txt"} | EVALUATION),
         ("summary.txt", {"summary.txt"}),
     ],
 )

@@ -1,13 +1,19 @@
 """The real boards, and what 05_Evaluate.py says of an ONNX file."""
 
+import json
+import runpy
 import shutil
 
+import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, script
+from conftest import ROOT, run, script
 
 from digitnet_cli import UserError
-from digitnet_data import BLANK, REAL_BOARDS, load_boards, load_cells
+from digitnet_data import BLANK, REAL_BOARDS, Cells, load_boards, load_cells
+
+EVALUATE = runpy.run_path(str(ROOT / "05_Evaluate.py"))
+CUTS = ["real boards, 0% cut", "real boards, 6% cut", "real boards, 12% cut"]
 
 
 @pytest.mark.parametrize("margin", [0, 0.06, 0.12])
@@ -52,3 +58,99 @@ def test_damaged_real_boards_are_named(tmp_path, damage, words):
         labels.write_text("board,givens\n")
     with pytest.raises(UserError, match=words):
         load_boards(real, 0)
+
+
+def test_cleaning_keeps_the_real_boards(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for kept in ("data/real/boards/image1.jpg", "data/real/labels.csv"):
+        (tmp_path / kept).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / kept, tmp_path / kept)
+    for profile in ("tutorial", "photo"):
+        data = tmp_path / ("data" if profile == "tutorial" else "data/photo")
+        (data / "train").mkdir(parents=True)
+        (data / ".made-by-02_PrepareData.py").touch()
+        assert run("make", "clean", f"PROFILE={profile}", cwd=tmp_path).code == 0
+        assert not (data / "train").exists()
+    assert (tmp_path / "data/real/boards/image1.jpg").exists() and (tmp_path / "data/real/labels.csv").exists()
+
+
+def reading(labels, guesses, probabilities):
+    names = np.array([f"{i // 81:06d}_cam_{i % 81:02d}" for i in range(len(labels))])
+    cells = Cells(np.zeros((len(labels), 28, 28), np.uint8), np.array(labels), names)
+    return EVALUATE["Reading"](cells, np.array(guesses), np.array(probabilities, np.float32))
+
+
+def test_low_cells_count_as_blank_and_confidence_is_told():
+    labels, guesses, probabilities = [0] * 162, [0] * 162, [0.9] * 162
+    for cell, (truth, guess, probability) in enumerate(
+        [(5, 5, 0.99), (5, 5, 0.6), (0, 7, 0.6), (0, 7, 0.7), (3, 8, 0.97), (3, 8, 0.3), (3, 8, 1.0)]
+    ):
+        labels[cell], guesses[cell], probabilities[cell] = truth, guess, probability
+    entry = EVALUATE["describe"](reading(labels, guesses, probabilities))
+    rule, plain = entry["low_is_blank"], entry["best_class"]
+    assert (plain["wrong_digits"], plain["wrong_blanks"], plain["wrong_cells"], plain["wrong_boards"]) == (3, 2, 5, 1)
+    assert (rule["wrong_digits"], rule["wrong_blanks"], rule["wrong_cells"], rule["wrong_boards"]) == (4, 1, 5, 1)
+    assert rule["boards"] == 2
+    table = np.array(entry["confusion_low_is_blank"])
+    assert table.sum() == 162 and (table[3, 8], table[3, 0], table[5, 0], table[5, 5], table[0, 7]) == (2, 1, 1, 1, 1)
+    assert entry["worst_confusions"][0] == {"truth": 3, "guess": 8, "times": 2}
+    confidence = entry["confidence"]
+    assert (confidence["right_digits"], confidence["right_digits_below"]) == (2, 1)
+    assert confidence["mean_of_right_cells"] == pytest.approx((155 * 0.9 + 0.99 + 0.6) / 157, abs=1e-4)
+    bins = {entry["from"]: entry for entry in confidence["calibration"]}
+    assert sum(entry["cells"] for entry in bins.values()) == 162
+    assert bins[0.5]["cells"] == 2 and bins[0.5]["part_right"] == 0.5 and bins[0.99]["cells"] == 2  # 0.99 and 1.0
+
+
+def test_evaluation_counts_every_set_and_draws_the_pictures(built):
+    report = json.loads((built.out / "evaluation.json").read_text())
+    assert list(report["sets"]) == ["validation cells", "camera pages", *CUTS, "real boards"]
+    for name, entry in report["sets"].items():
+        for counts in (entry["low_is_blank"], entry["best_class"]):
+            assert counts["cells"] == counts["digits"] + counts["blanks"]
+            assert counts["wrong_cells"] == counts["wrong_digits"] + counts["wrong_blanks"]
+            if name.startswith("real"):
+                boards = 477 if name == "real boards" else 159
+                assert (counts["boards"], counts["cells"], counts["digits"]) == (
+                    boards,
+                    boards * 81,
+                    boards // 159 * 4626,
+                )
+        table = np.array(entry["confusion_low_is_blank"])
+        assert table.sum() - np.trace(table) == entry["low_is_blank"]["wrong_cells"]
+    together, *cuts = ([report["sets"][name]["low_is_blank"][f"wrong_{kind}"] for kind in ("cells", "digits", "boards")]
+                       for name in ("real boards", *CUTS))  # fmt: skip
+    assert together == [sum(counts) for counts in zip(*cuts, strict=True)]
+    for name in ("confusion_matrix", "learning_curve", "misread_cells", "training_cells"):
+        picture = cv2.imread(str(built.out / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+        assert min(picture.shape) > 400 and picture.std() > 10  # there is something to see
+
+
+def test_evaluation_needs_neither_pages_nor_real_boards_and_says_so(built, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "val").symlink_to(built.data / "val")
+    shutil.copy(built.out / "sudoku_digitnet.onnx", tmp_path)
+    result = script(
+        "05_Evaluate.py", "--onnx", "sudoku_digitnet.onnx", "--out", "out", "--real", "nowhere", cwd=tmp_path
+    )
+    assert result.code == 0, result.err
+    for words in ("no data/grids/val.csv: camera pages", "no nowhere/labels.csv: real boards", "no training.json: "):
+        assert words in result.out
+    assert list(json.loads((tmp_path / "out" / "evaluation.json").read_text())["sets"]) == ["validation cells"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "confusion_matrix.png", "evaluation.json", "misread_cells.png",
+    ]  # fmt: skip
+
+
+def test_a_model_below_the_floor_fails(built):
+    result = built.make("check-real")
+    assert result.code == 2 and "Traceback" not in result.err
+    assert "is below the floor on real boards: " in result.err and "of the boards are right, not 95 %" in result.err
+
+
+def test_floor_is_compared_kind_by_kind():
+    counts = {"cells": 1000, "wrong_cells": 1, "digits": 400, "wrong_digits": 1, "boards": 100, "wrong_boards": 6}
+    report = {"real boards": {"low_is_blank": counts}}
+    assert EVALUATE["floor_failures"](report, [99.9, 99.7, 94]) == []
+    assert EVALUATE["floor_failures"](report, [99.9, 99.7, 95]) == ["94.00 % of the boards are right, not 95 %"]
+    assert len(EVALUATE["floor_failures"](report, [99.95, 99.8, 95])) == 3

@@ -1,0 +1,122 @@
+"""The pictures beside the reports: PNGs drawn without a screen, readable in black and white.
+
+Each function takes figures or cells and a path, and writes the file whole or not at all.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure  # without pyplot: a bare Figure draws with Agg and keeps nothing open
+
+from digitnet_cli import write_file
+from digitnet_data import BLANK, BLANK_BELOW, CELL_SIZE, NUM_CLASSES, Cells, read_cell
+
+DPI = 130
+CLASS_NAMES = ["blank", *map(str, range(1, NUM_CLASSES))]
+TILE = CELL_SIZE + 4  # pixels of a sheet that a cell takes, with white around it
+LABEL = 13  # pixels of a sheet for three lines of text below a cell
+COLUMNS, ROWS = 16, 12  # cells of a sheet, at most
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    write_file(path, lambda name: figure.savefig(name, dpi=DPI))
+
+
+def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> None:
+    """`epochs` are training.json's records: the loss on the left, the validation errors on the right."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    losses, errors = figure.subplots(1, 2)
+    x = [record["epoch"] for record in epochs]
+    losses.plot(x, [record["train_loss"] for record in epochs], "k-o", label="training (augmented cells)")
+    losses.plot(x, [record["val"]["loss"] for record in epochs], "k--s", fillstyle="none", label="validation")
+    losses.set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats a cell)")
+    losses.set_ylim(bottom=0)
+    for kind, style in (("cells", "k-o"), ("digits", "k--s")):
+        percent = [100 * record["val"][f"wrong_{kind}"] / record["val"][kind] for record in epochs]
+        errors.plot(x, percent, style, fillstyle="none" if kind == "digits" else "full", label=kind)
+    errors.set(title="Validation errors", xlabel="epoch", ylabel="wrong (%)")
+    # Logarithmic down to a single cell, linear from there to no error at all.
+    one_cell = 100 / epochs[0]["val"]["cells"]
+    errors.set_yscale("symlog", linthresh=one_cell)
+    errors.set_ylim(bottom=-one_cell / 5)
+    errors.set_yticks([0, *(tick for tick in (0.001, 0.01, 0.1, 1, 10, 100) if tick > one_cell)])
+    errors.yaxis.set_major_formatter("{x:g}")
+    for axes in (losses, errors):
+        axes.axvline(best_epoch, color="0.5", linestyle=":", label=f"epoch {best_epoch}, kept")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(color="0.9")
+        axes.legend()
+    save(figure, path)
+
+
+def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | str) -> None:
+    """One panel for each name -> int [10, 10] of counts, rows the truth, columns the reading."""
+    figure = Figure(figsize=(6.2 * len(tables), 6.4), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (name, table) in zip(panels, tables.items(), strict=True):
+        share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+        axes.imshow(np.sqrt(share), cmap="Greys", vmin=0, vmax=1.25)  # the root makes rare mistakes visible
+        for truth, guess in zip(*np.nonzero(table), strict=True):
+            dark = share[truth, guess] > 0.4
+            axes.text(
+                guess, truth, f"{table[truth, guess]:,}", ha="center", va="center",
+                fontsize=8, color="white" if dark else "black", weight="normal" if truth == guess else "bold",
+            )  # fmt: skip
+        wrong = table.sum() - np.trace(table)
+        axes.set(title=f"{name}: {wrong:,} of {table.sum():,} cells wrong", xlabel="read as", ylabel="truth")
+        axes.set_xticks(range(NUM_CLASSES), CLASS_NAMES)
+        axes.set_yticks(range(NUM_CLASSES), CLASS_NAMES)
+    save(figure, path)
+
+
+def misread_cells(cells: Cells, guesses: np.ndarray, probabilities: np.ndarray, name: str, path: Path | str) -> None:
+    """A sheet of the cells that are guessed wrong or lost to the 0.65 rule, the most confident ones first.
+
+    `guesses`, int [N], are the best classes and `probabilities`, float [N], how likely the model holds them.
+    """
+    low = probabilities < BLANK_BELOW
+    wrong = np.flatnonzero((guesses != cells.labels) | low & (cells.labels != BLANK))
+    shown = wrong[np.argsort(-probabilities[wrong], kind="stable")][: COLUMNS * ROWS]
+    labels = []
+    for i in shown:
+        page, _, cell = cells.names[i].rpartition("_")
+        guess = CLASS_NAMES[guesses[i]] + ("?" if low[i] else "")
+        board, _, cut = page.partition(", ")
+        place = f"r{int(cell) // 9 + 1} c{int(cell) % 9 + 1} {cut}" if cell.isdigit() else ""
+        labels.append(f"{CLASS_NAMES[cells.labels[i]]} → {guess} {probabilities[i]:.2f}\n{board}\n{place}")
+    title = f"Misread cells of the {name}: {len(wrong):,} of {len(guesses):,}"
+    if len(shown) < len(wrong):
+        title += f"; here the {len(shown)} that it is surest of"
+    legend = (
+        f"truth → guess, its probability (?: below {BLANK_BELOW}, becomes blank), page or board, row and column in it"
+    )
+    sheet(cells.pixels[shown], labels, f"{title}\n{legend}" if len(wrong) else title, path)
+
+
+def training_cells(folder: Path | str, path: Path | str) -> None:
+    """A sheet of `folder`/0 .. `folder`/9: a row of each class, spread evenly over its files."""
+    pixels, labels = [], []
+    for label, name in enumerate(CLASS_NAMES):
+        files = sorted(entry.path for entry in os.scandir(Path(folder) / str(label)) if not entry.name.startswith("."))
+        pixels += [read_cell(files[i]) for i in np.linspace(0, len(files) - 1, COLUMNS).astype(int)]
+        labels += [name] * COLUMNS
+    sheet(np.stack(pixels), labels, f"Training cells of {folder}, {CELL_SIZE}x{CELL_SIZE} pixels each", path)
+
+
+def sheet(pixels: np.ndarray, labels: list[str], title: str, path: Path | str) -> None:
+    """Cells, uint8 [N, 28, 28], in rows, each with its label (three short lines at most) below it."""
+    rows, height = max(1, -(-len(pixels) // COLUMNS)), TILE + LABEL
+    canvas = np.full((rows * height, COLUMNS * TILE), 255, np.uint8)
+    figure = Figure(figsize=(COLUMNS * 0.75, rows * height / TILE * 0.75 + 0.7), layout="constrained")
+    axes = figure.subplots()
+    for i, (cell, label) in enumerate(zip(pixels, labels, strict=True)):
+        top, left = i // COLUMNS * height + 2, i % COLUMNS * TILE + 2
+        canvas[top - 1 : top + CELL_SIZE + 1, left - 1 : left + CELL_SIZE + 1] = 150  # a frame: paper lies on paper
+        canvas[top : top + CELL_SIZE, left : left + CELL_SIZE] = cell
+        axes.text(left + CELL_SIZE / 2, top + CELL_SIZE + 1, label, ha="center", va="top", fontsize=5.5, linespacing=1)
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255)
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+    save(figure, path)
