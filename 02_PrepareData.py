@@ -5,9 +5,15 @@ data/{train,val}/0..9/000000_clean_00.png   cells: puzzle, page, 9 * row + colum
 data/grids/{train,val}/000000_clean.png     pages: a clean print and a camera's view of it
 data/grids/{train,val}.csv                  each page's givens and the grid's corners in pixels
 
-Puzzles have exactly one solution; no puzzle is both in train and in val. Half of the pages give whole
-cells with their grid lines (as the tutorial's preparation does), half give cells with 12 % cut off each
-side (as its grid processor does). The same seed gives the same bytes, whatever the number of workers.
+Puzzles have exactly one solution; no puzzle is both in train and in val. The same seed gives the same
+bytes, whatever the number of workers.
+
+--style tutorial: one font, a clean print and a mild camera. Half of the pages give whole cells with their
+grid lines (as the tutorial's preparation does), half give cells with 12 % cut off each side (as its grid
+processor does).
+--style photo: one photo of a newspaper's board for each puzzle (digitnet_photo.py), most cut at 0, 6 or 12 %.
+A drawn puzzle serves for five boards: its digits renamed, turned, some with more givens, as printed solutions
+have. The pages of the first 100 training puzzles are kept, and those of all for validation.
 """
 
 import argparse
@@ -30,10 +36,14 @@ from digitnet_cli import (
     natural_int,
     positive_int,
     run_script,
+    write_file,
     write_json,
 )
-from digitnet_data import MARKER, PREPARED, cut_cells, rectify
-from digitnet_puzzles import draw_puzzle, read_puzzles
+from digitnet_data import MARKER, PREPARED, REAL_BOARDS, cut_cells, rectify
+from digitnet_photo import RECTIFIED, Photo, cut_photo, load_fonts, take_photo
+from digitnet_puzzles import draw_puzzle, read_puzzles, vary_puzzle
+
+SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 
 # Settings of the tutorial's pages, in pixels unless said otherwise.
 PAGE_WIDTH, PAGE_HEIGHT = 800, 1200
@@ -45,6 +55,12 @@ BLUR_PROBABILITY, BLUR_KERNELS = 0.5, (3, 5)  # the camera's focus
 DESK_GREY = 220  # what the camera sees beside the page
 # Cells are cut both ways: (side of the straightened board in pixels, part cut off each side of a cell).
 FRAMINGS = ((9 * STEP, 0.0), (450, 0.12))
+
+# Settings of the photo pages; those of the print, the paper and the camera are in digitnet_photo.py.
+BOARDS_PER_PUZZLE = 5
+MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)
+TRAIN_PAGES_KEPT = 100
+SHEET_ROWS, SHEET_COLUMNS, SHEET_TILE = 5, 8, 225  # of --sheet; its right half shows real boards
 
 
 # --- pages ------------------------------------------------------------------------------------
@@ -111,6 +127,49 @@ def make_pages(task: tuple[str, int, str], seed: int, out: Path) -> list[list]:
     return rows
 
 
+def make_photo(task: tuple[str, int, str], seed: int, out: Path, system_fonts: bool) -> list[list]:
+    """Takes one puzzle's photo and cuts its cells into `out`; returns the row of the split's CSV."""
+    split, number, puzzle = task
+    photo, givens = numbered_photo(split, number, puzzle, seed, system_fonts)
+    name = f"{number:06d}_cam"
+    if split == "val" or number < TRAIN_PAGES_KEPT:
+        write_image(out / "grids" / split / f"{name}.png", photo.view)
+    for cell, pixels in enumerate(cut_photo(photo)):
+        write_image(out / split / givens[cell] / f"{name}_{cell:02d}.png", pixels)
+    return [[f"{name}.png", givens, *(f"{value:.2f}" for value in photo.corners.ravel())]]
+
+
+def numbered_photo(split: str, number: int, puzzle: str, seed: int, system_fonts: bool) -> tuple[Photo, str]:
+    """The photo that has this number in its split, and the board's givens."""
+    rng = np.random.default_rng([seed, split == "val", number])
+    more = int(rng.integers(MORE_GIVENS[0], MORE_GIVENS[1] + 1)) if rng.random() < MORE_GIVENS_PROBABILITY else 0
+    givens = vary_puzzle(puzzle, more, rng)
+    return take_photo(givens, load_fonts(split, system_fonts), rng), givens
+
+
+def draw_sheet(path: Path, seed: int, system_fonts: bool) -> None:
+    """Straightened photo pages on the left, real boards (if they are there) on the right: can you tell?"""
+    real = sorted((REAL_BOARDS / "boards").glob("*.jpg"))
+    columns = SHEET_COLUMNS // 2 if real else SHEET_COLUMNS
+    rng = np.random.default_rng(seed)
+    tiles = []
+    for number in range(SHEET_ROWS * columns):
+        photo, _ = numbered_photo("train", number, draw_puzzle(rng), seed, system_fonts)
+        tiles.append(rectify(photo.view, photo.corners, RECTIFIED))
+    halves = [tiles]
+    if real:
+        chosen = rng.permutation(len(real))[: SHEET_ROWS * columns]
+        halves.append([cv2.imread(str(real[i]), cv2.IMREAD_GRAYSCALE) for i in chosen])
+    sheet = np.hstack([tiled(half, columns) for half in halves])
+    write_file(path, lambda name: write_image(Path(name), sheet))
+
+
+def tiled(boards: list[np.ndarray], columns: int) -> np.ndarray:
+    """Boards reduced to SHEET_TILE pixels, in rows of `columns`."""
+    small = [cv2.resize(board, (SHEET_TILE, SHEET_TILE), interpolation=cv2.INTER_AREA) for board in boards]
+    return np.vstack([np.hstack(small[i : i + columns]) for i in range(0, len(small), columns)])
+
+
 def numbered_puzzle(number: int, seed: int) -> str:
     return draw_puzzle(np.random.default_rng([seed, number]))
 
@@ -126,6 +185,13 @@ def set_up_worker() -> None:
 def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
     """Draws everything into the folder `new`; returns the number of cells of each class and split."""
     splits = ["train"] * args.train + ["val"] * args.val
+    numbers = [*range(args.train), *range(args.val)]
+    shared = BOARDS_PER_PUZZLE if args.style == "photo" else 1  # no puzzle serves for both splits
+    used = [
+        number // shared + (split == "val") * -(-args.train // shared)
+        for split, number in zip(splits, numbers, strict=True)
+    ]
+    needed = used[-1] + 1
     for split in ("train", "val"):
         (new / "grids" / split).mkdir(parents=True)
         for label in range(10):
@@ -133,25 +199,25 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
 
     pool = ProcessPoolExecutor(args.workers, initializer=set_up_worker)
     try:
-        progress = partial(tqdm, total=len(splits), unit=" puzzles", mininterval=0.5)
+        progress = partial(tqdm, mininterval=0.5)
         if args.puzzles:
             own = read_puzzles(args.puzzles)
-            if len(own) < len(splits):
+            if len(own) < needed:
                 part = len(own) // 4
                 raise UserError(
                     f"{args.puzzles} has {len(own)} different puzzles, but --train {args.train} --val {args.val} need "
-                    f"{len(splits)}: ask for fewer, such as --train {len(own) - part} --val {part}"
+                    f"{needed}: ask for fewer, such as --train {shared * (len(own) - part)} --val {shared * part}"
                 )
-            puzzles = [own[i] for i in np.random.default_rng(args.seed).permutation(len(own))[: len(splits)]]
+            puzzles = [own[i] for i in np.random.default_rng(args.seed).permutation(len(own))[:needed]]
         else:
-            drawn = pool.map(partial(numbered_puzzle, seed=args.seed), range(len(splits)), chunksize=4)
-            puzzles = list(progress(drawn, desc="draw puzzles"))
+            drawn = pool.map(partial(numbered_puzzle, seed=args.seed), range(needed), chunksize=4)
+            puzzles = list(progress(drawn, desc="draw puzzles", unit=" puzzles", total=needed))
         assert len(set(puzzles)) == len(puzzles), "a puzzle was drawn twice"
 
-        numbers = [*range(args.train), *range(args.val)]
-        tasks = list(zip(splits, numbers, puzzles, strict=True))
-        pages = pool.map(partial(make_pages, seed=args.seed, out=new), tasks, chunksize=4)
-        rows = list(progress(pages, desc="draw pages"))
+        make = partial(make_photo, system_fonts=args.system_fonts) if args.style == "photo" else make_pages
+        tasks = [(split, number, puzzles[i]) for split, number, i in zip(splits, numbers, used, strict=True)]
+        pages = pool.map(partial(make, seed=args.seed, out=new), tasks, chunksize=4)
+        rows = list(progress(pages, desc="draw pages", unit=" boards", total=len(tasks)))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -159,24 +225,31 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
         with (new / "grids" / f"{split}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["page", "givens", *(f"{axis}{corner}" for corner in range(4) for axis in "xy")])
-            writer.writerows(row for task, pair in zip(tasks, rows, strict=True) if task[0] == split for row in pair)
-    return {
-        f"{split}/{label}": sum(2 * puzzle.count(str(label)) for s, _, puzzle in tasks if s == split)
-        for split in ("train", "val")
-        for label in range(10)
-    }
+            writer.writerows(row for task, made in zip(tasks, rows, strict=True) if task[0] == split for row in made)
+    counts = {f"{split}/{label}": 0 for split in ("train", "val") for label in range(10)}
+    for split, made in zip(splits, rows, strict=True):
+        for _, givens, *_ in made:
+            for label in givens:
+                counts[f"{split}/{label}"] += 1
+    return counts
 
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--style", choices=["tutorial"], default="tutorial", help="which pages are drawn")
+    parser.add_argument("--style", choices=[*SIZES], default="tutorial", help="which pages are drawn")
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="folder to write to")
-    parser.add_argument("--train", type=positive_int, default=300, metavar="N", help="puzzles for training")
-    parser.add_argument("--val", type=positive_int, default=100, metavar="N", help="puzzles for validation")
+    parser.add_argument("--train", type=positive_int, metavar="N", help="puzzles for training (300; photo: 3000)")
+    parser.add_argument("--val", type=positive_int, metavar="N", help="puzzles for validation (100; photo: 250)")
     parser.add_argument("--puzzles", type=Path, metavar="FILE", help="own puzzles, 81 characters a line, 0 or . blank")
     parser.add_argument("--seed", type=natural_int, default=0, help="of puzzles and camera; same seed, same bytes")
     parser.add_argument("--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes")
+    parser.add_argument("--system-fonts", action="store_true", help="photo: train on Debian's fonts too, if installed")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw nothing but a sheet of photo pages, to look at")
     args = parser.parse_args()
+    args.train, args.val = args.train or SIZES[args.style][0], args.val or SIZES[args.style][1]
+    if args.sheet:
+        draw_sheet(args.sheet, args.seed, args.system_fonts)
+        return print(f"Done. Sheet of photo pages: {args.sheet}")
 
     parts = [args.out / name for name in ("train", "val", "grids")]
     taken = [part for part in parts if part.exists()]
@@ -200,7 +273,9 @@ def main() -> None:
                 part.rename(old / part.name)
             (new / part.name).rename(part)
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        write_json(args.out / PREPARED, {"settings": settings, "cells": counts, "run": describe_run()})
+        fonts = {split: [font.family for font in load_fonts(split, args.system_fonts)] for split in ("train", "val")}
+        report = {"settings": settings, "cells": counts, "run": describe_run()}
+        write_json(args.out / PREPARED, report | ({"fonts": fonts} if args.style == "photo" else {}))
     finally:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -83,7 +83,7 @@ parity: $(PARITY)
 ## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards
 evaluate: $(EVALUATION) $(PICTURES)
 
-$(DATA)/prepared.json: 02_PrepareData.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py \
+$(DATA)/prepared.json: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py \
 		$(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
 	$(PYTHON) $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))

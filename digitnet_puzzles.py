@@ -88,6 +88,18 @@ def draw_puzzle(rng: np.random.Generator) -> str:
     return "".join(str(givens.get(cell, 0)) for cell in range(81))
 
 
+def vary_puzzle(puzzle: str, givens: int, rng: np.random.Generator) -> str:
+    """`puzzle` with its digits renamed, turned or mirrored, and cells of its solution added up to `givens`."""
+    board = np.array([int(digit) for digit in puzzle])
+    truth = np.array(next(solutions({cell: int(digit) for cell, digit in enumerate(puzzle) if digit != "0"})))
+    missing = rng.permutation(np.flatnonzero(board == 0))[: max(0, givens - np.count_nonzero(board))]
+    board[missing] = truth[missing]
+    board = np.append(0, rng.permutation(9) + 1)[board].reshape(9, 9)
+    board = np.rot90(board, int(rng.integers(4)))
+    board = board.T if rng.random() < 0.5 else board
+    return "".join(map(str, board.ravel()))
+
+
 def read_puzzles(path: Path) -> list[str]:
     """The reader's own puzzles: 81 characters a line, 0 or . for a blank; empty lines and repeats are passed over."""
     try:
