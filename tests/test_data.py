@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from digitnet_cli import UserError
-from digitnet_data import Cells, augment, cut_cells, load_cells, normalize, rectify, score
+from digitnet_data import Cells, augment, cut_cells, draw_augmentation, load_cells, normalize, rectify, score
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_cutting_12_percent_removes_the_grid_lines():
 
 def augmented(pixels, seed, **strength):
     cells = normalize(torch.from_numpy(pixels)[:, None])
-    return augment(cells, torch.Generator().manual_seed(seed), **strength)
+    return augment(cells, *draw_augmentation(len(cells), torch.Generator().manual_seed(seed), **strength))
 
 
 def test_augmentation_leaves_white_paper_white():
