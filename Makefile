@@ -63,7 +63,7 @@ PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
 endif
 endif
 
-.PHONY: all data train export parity evaluate check-real test lint smoke clean help FORCE
+.PHONY: all data train export parity evaluate check-real test lint smoke doctor clean help FORCE
 
 ## all       everything below, up to a summary (the default)
 all: $(SUMMARY)
@@ -150,6 +150,10 @@ lint: | $(INSTALLED)
 ## smoke     the whole chain in seconds, on little data, in build/
 smoke:
 	$(MAKE) all DATA=build/data OUT=build/artifacts TRAIN=6 VAL=3 EPOCHS=1 PUZZLES=
+
+## doctor    can this machine run all this? needs nothing installed; says what to do
+doctor:
+	@"$$(command -v $(PYTHON) || echo python3)" tools/doctor.py --onnx $(ONNX)
 
 ## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own data)
 clean:
