@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from digitnet_cli import (
     argument_parser,
     available_cpus,
     describe_run,
+    fraction,
     natural_int,
     positive_float,
     positive_int,
@@ -34,6 +36,7 @@ from digitnet_cli import (
     write_json,
 )
 from digitnet_data import (
+    BLANK,
     CELL_SIZE,
     NUM_CLASSES,
     Cells,
@@ -45,17 +48,35 @@ from digitnet_data import (
     normalize,
     score,
 )
-from digitnet_model import NETWORKS, load_model
+from digitnet_model import NETWORKS, fold_batchnorm, load_model
 from digitnet_onnx import INPUT_NAME, OPSET, OUTPUT_NAME, contract_failures, open_session, run_logits
 
 # Settings. Those of the command line stand in main().
 WEIGHT_DECAY = 1e-4
-LABEL_SMOOTHING = 0.05  # keeps the logits small; the best probability still reaches 0.95
 WARM_UP = 0.05  # part of the steps in which the learning rate rises (OneCycle)
-# Degrees either way, parts of the side and of the size, part of the cells. The tutorial's, but moved and zoomed
-# further (it has 0.02 and 0.05): cells that a grid detector cut at wrong corners look like that.
-AUGMENTATION = dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15)
 EVALUATION_BATCH = 256  # cells; what the processor's caches hold is faster than more
+
+
+class Recipe(NamedTuple):
+    """How one network is trained; options of the command line replace what they name."""
+
+    epochs: int  # passes over as many cells as there are
+    batch_size: int  # cells a step
+    lr: float  # highest learning rate of the OneCycle schedule
+    label_smoothing: float  # keeps the logits small; the best probability aims at 1 - 0.9 of it
+    blank_share: float  # part of the cells shown that are blank; the digits share the rest equally
+    # Degrees either way, parts of the side and of the size, part of the cells that are blurred.
+    augmentation: dict[str, float]
+
+
+RECIPES = {
+    # The augmentation is the tutorial's, but moved and zoomed further (it has 0.02 and 0.05): cells that a grid
+    # detector cut at wrong corners look like that.
+    "digitnet": Recipe(10, 256, 3e-2, 0.05, 0.1, dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15)),
+    # Photo pages are bent, blurred and cut at wrong corners already, so little is left to augment. Blanks are many,
+    # because their texture, folds and show-through are what is mistaken for digits.
+    "digitnetv2": Recipe(10, 512, 1e-2, 0.0, 0.4, dict(degrees=5, translate=0.04, scale=0.08, blur_probability=0.0)),
+}
 
 
 def processes() -> tuple[int, int]:
@@ -63,7 +84,7 @@ def processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def evaluate(model: nn.Module, cells: Cells) -> dict:
+def evaluate(model: nn.Module, cells: Cells, label_smoothing: float) -> dict:
     """Loss and errors of `model` on all `cells`, as counts: of cells, of digits (not blank), of whole boards."""
     rank, world = processes()
     model.eval()
@@ -73,14 +94,16 @@ def evaluate(model: nn.Module, cells: Cells) -> dict:
         logits[rank::world] = torch.cat([model(normalize(batch)) for batch in batches])
     if world > 1:
         dist.all_reduce(logits)  # a sum: each process has filled in its own rows
-    loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=LABEL_SMOOTHING)
+    loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
     return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
 
 
-def draw_epoch(labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Which cells an epoch shows, int64 [count]: every class is equally likely, since most cells are blank."""
+def draw_epoch(labels: torch.Tensor, count: int, blank_share: float, generator: torch.Generator) -> torch.Tensor:
+    """Which cells an epoch shows, int64 [count]: `blank_share` of them blank, every digit equally likely."""
     members, sizes = labels.argsort(stable=True), torch.bincount(labels, minlength=NUM_CLASSES)
-    classes = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    shares = torch.full((NUM_CLASSES,), (1 - blank_share) / (NUM_CLASSES - 1))
+    shares[BLANK] = blank_share
+    classes = torch.multinomial(shares, count, replacement=True, generator=generator)
     within = torch.randint(2**62, (count,), generator=generator) % sizes[classes]
     return members[(sizes.cumsum(0) - sizes)[classes] + within]
 
@@ -109,14 +132,16 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
         generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
         model.train()
         total = torch.zeros(())
-        order = draw_epoch(labels, steps * args.batch_size, generator)
+        order = draw_epoch(labels, steps * args.batch_size, args.blank_share, generator)
         for batch in tqdm(order.split(args.batch_size), desc=f"epoch {epoch}/{args.epochs}", disable=rank > 0):
-            affine, blurred = draw_augmentation(args.batch_size, generator, **AUGMENTATION)
+            affine, blurred = draw_augmentation(args.batch_size, generator, **args.augmentation)
             chosen = batch[share]
             x = augment(normalize(pixels[chosen]), affine[share], blurred[share])
             with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
                 logits = network(x)
-            loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=LABEL_SMOOTHING, reduction="sum")
+            loss = F.cross_entropy(
+                logits.float(), labels[chosen], label_smoothing=args.label_smoothing, reduction="sum"
+            )
             loss = loss * (world / args.batch_size)  # the processes' mean is the mean over the batch
             optimizer.zero_grad()
             loss.backward()
@@ -128,7 +153,11 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
         if not total.isfinite():
             raise UserError(f"the loss is not finite in epoch {epoch}: nothing was saved; try a lower --lr")
 
-        record = {"epoch": epoch, "train_loss": total.item() / steps, "val": evaluate(model, val_cells)}
+        record = {
+            "epoch": epoch,
+            "train_loss": total.item() / steps,
+            "val": evaluate(model, val_cells, args.label_smoothing),
+        }
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
         print(f"val acc: {accuracy(record):.4f}")
@@ -171,11 +200,11 @@ def best_epoch(history: list[dict]) -> dict:
 
 
 def export(model: nn.Module, path: Path) -> None:
-    """Writes `model` as the one ONNX file of the contract; the old file stays if that fails."""
+    """Writes `model`, BatchNorm folded, as the one ONNX file of the contract; the old file stays if that fails."""
 
     def write(name: str) -> None:
         torch.onnx.export(
-            model.eval(),
+            fold_batchnorm(model),
             (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
             name,
             input_names=[INPUT_NAME],
@@ -197,11 +226,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/ and val/")
     parser.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR", help="folder to write to")
     parser.add_argument("--model", choices=NETWORKS, default="digitnet", help="the network")
-    parser.add_argument("--epochs", type=positive_int, default=10, metavar="N", help="passes over as many cells as are")
-    parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N", help="cells a step")
-    parser.add_argument(
-        "--lr", type=positive_float, default=3e-2, help="highest learning rate of the OneCycle schedule"
-    )
+    for option, kind, what in [
+        ("--epochs", positive_int, "passes over as many cells as are"),
+        ("--batch-size", positive_int, "cells a step"),
+        ("--lr", positive_float, "highest learning rate of the OneCycle schedule"),
+        ("--label-smoothing", fraction, "part of the target's probability that is spread over all classes"),
+        ("--blank-share", fraction, "part of the cells shown that are blank"),
+    ]:
+        name = option[2:].replace("-", "_")
+        defaults = ", ".join(f"{getattr(recipe, name)} for {model}" for model, recipe in RECIPES.items())
+        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, metavar="N", help=f"{what} ({defaults})")
     parser.add_argument("--seed", type=natural_int, default=0, help="of weights, order and augmentation")
     cores = max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
     parser.add_argument("--threads", type=positive_int, default=cores, metavar="N", help="CPU threads a process")
@@ -210,6 +244,7 @@ def main() -> None:
     only.add_argument("--train-only", action="store_true", help="stop when the weights are saved")
     only.add_argument("--export-only", action="store_true", help="export the saved weights, train nothing")
     args = parser.parse_args()
+    args = argparse.Namespace(**RECIPES[args.model]._asdict() | vars(args))
     torch.set_num_threads(args.threads)
     weights, onnx_file = args.out / f"{args.model}_best.pth", args.out / "sudoku_digitnet.onnx"
 

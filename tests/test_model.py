@@ -1,12 +1,40 @@
-"""The network is the tutorial's, and only its own weights are taken."""
+"""One network is the tutorial's; the other keeps its budget and contract; only their own weights are taken."""
 
+import importlib
 import pickle
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from torch import nn
 
 from digitnet_cli import UserError
-from digitnet_model import DigitNet, count_parameters, load_model
+from digitnet_data import normalize
+from digitnet_model import NETWORKS, DigitNet, DigitNetV2, count_parameters, fold_batchnorm, load_model, multiply_adds
+from digitnet_onnx import contract_failures, open_session, run_logits
+
+
+@pytest.fixture(scope="module")
+def v2() -> DigitNetV2:
+    """A DigitNetV2 whose BatchNorm has seen data, in eval mode, with logits that differ from cell to cell."""
+    torch.manual_seed(0)
+    model = DigitNetV2()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.1)
+    for _ in range(20):
+        model(torch.rand(64, 1, 28, 28) * 2 - 1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def cells() -> torch.Tensor:
+    """uint8 [8, 1, 28, 28]: dark strokes on light paper, no value at the ends of the range."""
+    pixels = np.random.default_rng(0).integers(190, 220, (8, 1, 28, 28), dtype=np.uint8)
+    for i, cell in enumerate(pixels[:, 0]):
+        cell[5:23, 10 + i : 13 + i] = 60
+    return torch.from_numpy(pixels)
 
 
 def test_digitnet_has_the_tutorials_layers_and_5130_parameters():
@@ -23,15 +51,106 @@ def test_digitnet_has_the_tutorials_layers_and_5130_parameters():
     assert names == ["Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear"]
 
 
+def test_digitnetv2_costs_no_more_multiply_adds_than_digitnet():
+    assert multiply_adds(DigitNet()) == 28 * 28 * 16 * 9 + 14 * 14 * 32 * 16 * 9 + 320 == 1_016_384
+    assert multiply_adds(DigitNetV2()) == 962_496 <= multiply_adds(DigitNet())
+    assert count_parameters(DigitNetV2()) == 18_026
+
+
+def test_multiply_adds_leaves_the_model_as_it_was():
+    model = DigitNetV2().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    multiply_adds(model)
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("batch", [1, 2, 3, 81, 512])
-def test_any_batch_of_cells_gives_ten_logits_each(batch):
-    assert DigitNet()(torch.zeros(batch, 1, 28, 28)).shape == (batch, 10)
+def test_any_batch_of_cells_gives_ten_logits_each(network, batch):
+    model = NETWORKS[network]().eval()
+    assert model(torch.zeros(batch, 1, 28, 28)).shape == (batch, 10)
 
 
-def test_load_model_gives_the_saved_network_in_eval_mode(tmp_path):
-    model = DigitNet()
+def test_light_and_contrast_hardly_change_what_digitnetv2_sees(v2, cells):
+    brighter, fainter = cells + 30, cells // 2 + 100  # fainter: half the contrast, rounded
+    standardize = v2.net[0]
+    with torch.inference_mode():
+        torch.testing.assert_close(v2(normalize(brighter)), v2(normalize(cells)), atol=1e-3, rtol=1e-3)
+        seen, seen_fainter = standardize(normalize(cells)), standardize(normalize(fainter))
+        scale = (seen * seen_fainter).sum() / (seen * seen).sum()
+        assert 0.7 < scale < 1, "half the contrast should lose a little, to the floor"
+        assert (seen_fainter - scale * seen).abs().max() < 0.05
+        assert (v2(normalize(fainter)).argmax(1) == v2(normalize(cells)).argmax(1)).all()
+
+
+def test_a_flat_cell_is_the_same_at_every_brightness_and_faint_texture_stays_near_it(v2):
+    flat = torch.full((3, 1, 28, 28), 0.0) + torch.tensor([0, 128, 255]).view(3, 1, 1, 1)
+    with torch.inference_mode():
+        logits = v2(normalize(flat))
+        assert logits.isfinite().all()
+        torch.testing.assert_close(logits[:1].expand(3, 10), logits, atol=1e-4, rtol=1e-4)
+        standardize = v2.net[0]
+        texture = torch.randint(198, 203, (3, 1, 28, 28))  # two grey levels either way: less than any printed ink
+        assert standardize(normalize(texture)).abs().max() < 0.2
+        ink = torch.full((1, 1, 28, 28), 200.0)
+        ink[..., 8:20, 12:16] = 60
+        assert standardize(normalize(ink)).abs().max() > 2
+
+
+def randomise_batchnorm(model: nn.Module) -> nn.Module:
+    """Running statistics as if after training, far from 0 and 1."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.2, 3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_folded_network_gives_the_same_logits_without_batchnorm(network, cells):
+    torch.manual_seed(1)
+    model = randomise_batchnorm(NETWORKS[network]())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = fold_batchnorm(model)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(normalize(cells)), model(normalize(cells)), atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model was changed"
+
+
+def test_folding_refuses_a_negative_scale_behind_a_pooling():
+    model = DigitNetV2()
+    next(layer for layer in model.net if isinstance(layer, nn.BatchNorm2d)).weight.data[0] = -1
+    with pytest.raises(AssertionError, match="not positive"):
+        fold_batchnorm(model)
+
+
+def test_exported_digitnetv2_keeps_the_contract_and_its_logits(v2, cells, tmp_path):
+    path = tmp_path / "model.onnx"
+    importlib.import_module("03_Training").export(v2, path)
+    assert contract_failures(path) == []
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    # Nothing that an old ONNX Runtime on a telephone would not have.
+    assert operators <= {
+        *("ReduceMean", "ReduceL2", "Sub", "Mul", "Add", "Div"),
+        *("Conv", "Relu", "MaxPool", "Reshape", "Flatten", "Gemm"),
+    }
+    session = open_session(path)
+    for count in (1, 3, 8):
+        inputs = normalize(cells[:count])
+        with torch.inference_mode():
+            expected = v2(inputs).numpy()
+        np.testing.assert_allclose(run_logits(session, inputs.numpy()), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_load_model_gives_the_saved_network_in_eval_mode(tmp_path, network):
+    model = NETWORKS[network]()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     loaded = load_model(tmp_path / "weights.pth")
+    assert type(loaded) is type(model)
     assert not loaded.training
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
