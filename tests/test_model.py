@@ -82,7 +82,6 @@ def test_light_and_contrast_hardly_change_what_digitnetv2_sees(v2, cells):
         scale = (seen * seen_fainter).sum() / (seen * seen).sum()
         assert 0.7 < scale < 1, "half the contrast should lose a little, to the floor"
         assert (seen_fainter - scale * seen).abs().max() < 0.05
-        assert (v2(normalize(fainter)).argmax(1) == v2(normalize(cells)).argmax(1)).all()
 
 
 def test_a_flat_cell_is_the_same_at_every_brightness_and_faint_texture_stays_near_it(v2):
