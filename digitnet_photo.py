@@ -184,10 +184,15 @@ def noise_bank(sigma: float) -> np.ndarray:
     return np.ascontiguousarray(noise / noise.std())
 
 
+def square_of(bank: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random square of `bank`; a view, not a copy."""
+    y, x = rng.integers(0, bank.shape[0] - side + 1, 2)
+    return bank[y : y + side, x : x + side]
+
+
 def part(bank: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     """A random square of `bank`, turned or mirrored at random; a view, not a copy."""
-    y, x = rng.integers(0, bank.shape[0] - side + 1, 2)
-    piece = bank[y : y + side, x : x + side]
+    piece = square_of(bank, side, rng)
     turn = int(rng.integers(8))
     piece = piece[::-1] if turn & 1 else piece
     piece = piece[:, ::-1] if turn & 2 else piece
@@ -248,7 +253,7 @@ def text_bank(number: int) -> np.ndarray:
     size = int(rng.integers(13, 24))
     column = int(rng.choice([BANK, BANK // 2, BANK // 3]))
     while y < BANK:
-        heading = chance(rng, 0.08)
+        heading = chance(rng, 0.12)
         font = open_font(fonts[rng.integers(len(fonts))].upright[0])[0]
         font = font.font_variant(size=int(rng.integers(30, 80)) if heading else size)
         for x in range(0, BANK, BANK if heading else column):
@@ -315,7 +320,7 @@ def draw_shades(rng: np.random.Generator) -> np.ndarray:
         v = np.add.outer(np.cos(angle) * along, -np.sin(angle) * along)
         raster = (cv2.polarToCart(np.ones_like(u), u)[0] + cv2.polarToCart(np.ones_like(v), v)[0]) / 2
         dots = np.clip(0.5 + 4 * (raster - rng.uniform(0.2, 0.7)), 0, 1)
-        return 1 - area * dots * rng.uniform(0.3, 0.75)
+        return 1 - area * dots * rng.uniform(0.15, 0.6)
     return 1 - area * (1 - tone)
 
 
@@ -324,13 +329,14 @@ def draw_board(puzzle: str, glyphs: np.ndarray, rng: np.random.Generator) -> tup
     ink = rng.uniform(0.05, 0.35)
     taken = draw_grid(rng, ink)
 
-    height = rng.uniform(0.40, 0.80) * STEP
+    height = (0.40 + 0.40 * rng.beta(1, 1.7)) * STEP  # small ones are the most common
     stretch = rng.uniform(0.88, 1.1)
     width = height / glyphs.shape[1] * glyphs.shape[2] * stretch
     shrink = min(1, 0.82 * STEP / width)  # a wide face stays in its cell
     size = max(4, round(width * shrink)), max(8, round(height * shrink))
     digits = [cv2.resize(glyph, size, interpolation=cv2.INTER_AREA) for glyph in glyphs]
-    digit_ink = (1 - ink) * (1.0 if chance(rng, 0.7) else rng.uniform(0.6, 1))
+    digit_ink = (1 - ink) * (1.0 if chance(rng, 0.5) else rng.uniform(0.5, 1))  # often paler than the lines
+    digit_ink = max(0.42, digit_ink)  # paler than any real digit, texture would look like digits
     room = np.maximum(0, (STEP - np.array(size)) / 2 - 1)
     offset = np.clip(rng.normal(0, 0.055 * STEP, 2), -room, room)
     for cell, digit in enumerate(puzzle):
@@ -350,7 +356,7 @@ def draw_board(puzzle: str, glyphs: np.ndarray, rng: np.random.Generator) -> tup
     if chance(rng, 0.5):  # what is printed around the board
         gap = rng.uniform(3, 30)
         around = stripes(np.array([PAGE / 2]), BOARD + 2 * gap, PAGE)
-        text = part(text_bank(int(rng.integers(12))), PAGE, rng)
+        text = square_of(text_bank(int(rng.integers(12))), PAGE, rng)
         taken = np.maximum(taken, (1 - np.outer(around, around)) * text * (1 - ink))
     page = 1 - taken
     if chance(rng, 0.22):
@@ -365,10 +371,10 @@ def draw_board(puzzle: str, glyphs: np.ndarray, rng: np.random.Generator) -> tup
 def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Texture, the reverse page showing through, specks, wrinkles and creases; reflectance in and out."""
     if chance(rng, 0.5):
-        text = part(text_bank(int(rng.integers(12))), int(rng.integers(PAGE // 2, BANK)), rng)
-        text = cv2.resize(np.ascontiguousarray(text), (PAGE, PAGE), interpolation=cv2.INTER_LINEAR)
-        page = page * (1 - rng.uniform(0.02, 0.14) * cv2.GaussianBlur(text, (0, 0), rng.uniform(0.8, 3)))
-    strength = rng.uniform(0, 0.025) if chance(rng, 0.7) else rng.uniform(0.025, 0.06)
+        text = square_of(text_bank(int(rng.integers(12))), int(rng.integers(PAGE // 3, BANK)), rng)
+        text = cv2.resize(text[:, ::-1], (PAGE, PAGE), interpolation=cv2.INTER_LINEAR)  # mirrored, so never a digit
+        page = page * (1 - rng.uniform(0.01, 0.11) * cv2.GaussianBlur(text, (0, 0), rng.uniform(0.8, 3)))
+    strength = rng.uniform(0, 0.015) if chance(rng, 0.7) else rng.uniform(0.015, 0.04)
     texture = np.zeros((PAGE, PAGE), np.float32)
     for sigma in (0.0, 1.0, 2.0, 4.0, 8.0):
         texture += rng.uniform(0, 0.7) * part(noise_bank(sigma), PAGE, rng)
@@ -376,7 +382,7 @@ def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if chance(rng, 0.3):  # wrinkles: the slope of a rough surface turns it to the light
         height = part(noise_bank(float(rng.choice([8.0, 16.0, 32.0]))), PAGE + 2, rng)
         slope = height[2:, 1:-1] - height[:-2, 1:-1] if chance(rng, 0.5) else height[1:-1, 2:] - height[1:-1, :-2]
-        page *= 1 + rng.uniform(0.02, 0.10) / slope.std() * slope
+        page *= 1 + rng.uniform(0.01, 0.06) / slope.std() * slope
     if chance(rng, 0.5):
         for _ in range(rng.poisson(6)):  # specks, dark or light
             x, y = rng.uniform(EDGE, PAGE - EDGE, 2)
@@ -384,10 +390,23 @@ def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             value = float(page[int(y), int(x)] * (rng.uniform(0.4, 0.9) if chance(rng, 0.8) else 1.15))
             box = ((x, y), (2 * axes[0], 2 * axes[1]), rng.uniform(0, 180))
             cv2.ellipse(page, box, value, -1, cv2.LINE_AA)
+    if chance(rng, 0.15):
+        page *= stains(rng)
     if chance(rng, 0.3):
         for _ in range(rng.integers(1, 4)):
             page *= edge_or_fold(PAGE, rng, widths=(1, 14), strength=0.25)
     return page
+
+
+def stains(rng: np.random.Generator) -> np.ndarray:
+    """Dirt and worn ink: soft, mostly oblong smudges of about one direction; a factor, float32 [PAGE, PAGE]."""
+    layer = np.ones((PAGE, PAGE), np.float32)
+    lean = rng.uniform(0, 180)
+    for _ in range(rng.integers(3, 40)):
+        length = rng.uniform(2, 0.35 * STEP)
+        box = (tuple(rng.uniform(0, PAGE, 2)), (length, length * rng.uniform(0.15, 0.8)), lean + rng.normal(0, 25))
+        cv2.ellipse(layer, box, rng.uniform(0.6, 0.95), -1, cv2.LINE_AA)
+    return cv2.GaussianBlur(layer, (0, 0), rng.uniform(0.8, 3.5))
 
 
 def edge_or_fold(side: int, rng: np.random.Generator, widths: tuple[float, float], strength: float) -> np.ndarray:
@@ -410,8 +429,8 @@ def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) 
     side = np.exp(rng.uniform(*np.log(BOARD_SIZES)))
     view, corners = take_view(page, corners, side, rng)
     view *= light(view.shape[0], rng)
-    white = rng.uniform(95, 250)
-    fog = rng.uniform(0, 0.4) * rng.random()  # stray light lifts the blacks
+    white = rng.uniform(110, 250)
+    fog = rng.uniform(0, 0.35) * rng.random()  # stray light lifts the blacks
     view = white * (view * (1 - fog) + fog * rng.uniform(0.85, 1.1))
     view = blur(view, side, rng)
     if chance(rng, 0.35):  # the camera's sharpening leaves halos
@@ -419,7 +438,7 @@ def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) 
         view += rng.uniform(0.3, 1.4) * (view - soft)
     if chance(rng, 0.8):
         grain = part(noise_bank(float(rng.choice([0.0, 0.0, 1.0]))), view.shape[0], rng)
-        view += abs(rng.normal(0, 4)) * grain
+        view += abs(rng.normal(0, 3)) * grain
     view = np.clip(view, 0, 255).astype(np.uint8)
     jpeg = cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 97))])[1]
     return cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), corners, side
@@ -475,13 +494,15 @@ def light(width: int, rng: np.random.Generator) -> np.ndarray:
 def blur(view: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
     """Focus (over the whole view, or falling off to one side) and motion."""
     unit = side / 450
-    sigma = min(abs(rng.normal(0, 1.9)), 4.2) * unit if chance(rng, 0.8) else 0
+    sigma = min(abs(rng.normal(0, 1.8)), 3.6) * unit if chance(rng, 0.8) else 0
     if sigma > 0.25:
-        if chance(rng, 0.35):  # a lens out of focus spreads a point to a disc
+        if chance(rng, 0.6):  # a lens out of focus spreads a point to a disc, often with a bright rim
             radius = 2 * sigma
             reach = int(radius + 1)
             y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-            disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
+            far = np.hypot(x, y)
+            disc = np.clip(radius + 0.5 - far, 0, 1) * (1 + rng.uniform(0, 1.5) * (far / radius) ** 2)
+            disc = disc.astype(np.float32)
             soft = cv2.filter2D(view, -1, disc / disc.sum(), borderType=cv2.BORDER_REPLICATE)
         else:
             soft = cv2.GaussianBlur(view, (0, 0), sigma)
@@ -491,14 +512,24 @@ def blur(view: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
             view = view + ramp * (soft - view)
         else:
             view = soft
-    if chance(rng, 0.15):
-        length = int(rng.integers(2, max(4, int(8 * unit))))
-        kernel = np.zeros((length, length), np.float32)
-        kernel[length // 2] = 1
-        middle = ((length - 1) / 2, (length - 1) / 2)
-        kernel = cv2.warpAffine(kernel, cv2.getRotationMatrix2D(middle, rng.uniform(0, 180), 1), (length, length))
-        view = cv2.filter2D(view, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+    if chance(rng, 0.2):
+        view = cv2.filter2D(view, -1, shake(rng.uniform(2, 9) * unit, rng), borderType=cv2.BORDER_REPLICATE)
     return view
+
+
+def shake(length: float, rng: np.random.Generator) -> np.ndarray:
+    """The way of a point while the hand moves: a bent line, or its two ends (a double image); sum 1."""
+    reach = int(length / 2 + 2)
+    angle, bend = rng.uniform(0, np.pi), rng.uniform(-0.3, 0.3)
+    along = np.linspace(-0.5, 0.5, 4 * reach)
+    weight = np.abs(along) ** rng.choice([0, 0, 1, 3])  # the hand rests where it turns
+    across = bend * (4 * along**2 - 0.5)
+    x = length * (along * np.cos(angle) - across * np.sin(angle))
+    y = length * (along * np.sin(angle) + across * np.cos(angle))
+    side = 2 * reach + 1
+    kernel = np.histogram2d(y, x, bins=side, range=[[-reach - 0.5, reach + 0.5]] * 2, weights=weight)[0]
+    kernel = cv2.GaussianBlur(kernel.astype(np.float32), (0, 0), 0.5)
+    return kernel / kernel.sum()
 
 
 # --- all of it --------------------------------------------------------------------------------
@@ -513,7 +544,11 @@ def take_photo(puzzle: str, fonts: tuple[Font, ...], rng: np.random.Generator) -
     page, corners = draw_board(puzzle, glyphs, rng)
     view, corners, side = photograph(age_paper(page, rng), corners, rng)
     corners = corners.round(2)
-    cut_corners = corners + rng.normal(0, 0.006 * side, (4, 2)).astype(np.float32)
+    outwards = (corners - corners.mean(axis=0)) * rng.uniform(-0.008, 0.034)  # the frame's outer edge, or beyond it
+    error = rng.normal(0, 0.006 * side, (4, 2))
+    if chance(rng, 0.12):  # one corner is badly off
+        error[rng.integers(4)] += rng.normal(0, 0.025 * side, 2)
+    cut_corners = (corners + outwards + error).astype(np.float32)
     margin = rng.uniform(*MARGIN_RANGE) if chance(rng, 0.25) else rng.choice(MARGINS)
     return Photo(view, corners, cut_corners, float(margin))
 
