@@ -18,6 +18,8 @@ THREADS ?=
 TRAIN   ?=
 VAL     ?=
 PUZZLES ?=
+# A folder of real boards for measuring (empty: data/real).
+REAL    ?=
 # Folders: cells and pages; weights, ONNX file and reports. The network by its name in digitnet_model.py.
 ifeq ($(PROFILE),tutorial)
 DATA    ?= data
@@ -52,6 +54,7 @@ PREPARED   := $(DATA)/prepared.json
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(OUT)/parity.json
+GOLDEN     := $(OUT)/golden.npz
 EVALUATION := $(OUT)/evaluation.json
 PICTURES   := $(addprefix $(OUT)/,confusion_matrix.png learning_curve.png misread_cells.png training_cells.png)
 SUMMARY    := $(OUT)/summary.txt
@@ -63,7 +66,7 @@ PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
 endif
 endif
 
-.PHONY: all data train export parity evaluate check-real test lint smoke doctor clean help FORCE
+.PHONY: all data train export parity golden evaluate check-real test lint smoke doctor clean help FORCE
 
 ## all       everything below, up to a summary (the default)
 all: $(SUMMARY)
@@ -79,6 +82,9 @@ export: $(ONNX)
 
 ## parity    check that the ONNX file is the same model
 parity: $(PARITY)
+
+## golden    write PyTorch's answers to some inputs, to check the ONNX file where there is no PyTorch
+golden: $(GOLDEN)
 
 ## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards
 evaluate: $(EVALUATION) $(PICTURES)
@@ -96,17 +102,17 @@ $(WEIGHTS): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py d
 $(ONNX): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(WEIGHTS) | $(INSTALLED)
 	$(PYTHON) $< --out $(OUT) --model $(MODEL) --export-only
 
-$(PARITY): 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
-		$(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
-	$(PYTHON) $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA)
+$(PARITY) $(GOLDEN) &: 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_golden.py \
+		digitnet_cli.py $(wildcard $(or $(REAL),data/real)/labels.csv) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
+	$(PYTHON) $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA) $(call option,--real,$(REAL)) --write-golden $(GOLDEN)
 
 $(EVALUATION) $(PICTURES) &: 05_Evaluate.py digitnet_pictures.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
-		$(wildcard data/real/labels.csv) $(ONNX) $(PREPARED) | $(INSTALLED)
-	$(PYTHON) $< --onnx $(ONNX) --data $(DATA) --out $(OUT)
+		$(wildcard $(or $(REAL),data/real)/labels.csv) $(ONNX) $(PREPARED) | $(INSTALLED)
+	$(PYTHON) $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
 
 ## check-real fail if the ONNX file reads the real boards of data/real worse than FLOOR (meant for PROFILE=photo)
 check-real: $(ONNX) $(PREPARED)
-	$(PYTHON) 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real --floor $(FLOOR)
+	$(PYTHON) 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --floor $(FLOOR)
 
 $(SUMMARY): $(PARITY) $(EVALUATION) $(PICTURES)
 	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $(PARITY) $(EVALUATION); echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
@@ -167,4 +173,4 @@ help:
 	@echo 'Settings (make NAME=VALUE; an empty one leaves the script its own default, see python3 03_Training.py --help):'
 	@echo '  PROFILE=$(PROFILE) MODEL=$(MODEL)'
 	@echo '  EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) TRAIN=$(TRAIN) VAL=$(VAL) PUZZLES=$(PUZZLES)'
-	@echo '  DATA=$(DATA) OUT=$(OUT) VENV=$(VENV) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)'
+	@echo '  REAL=$(REAL) DATA=$(DATA) OUT=$(OUT) VENV=$(VENV) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)'

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -143,3 +144,14 @@ def processor_name() -> str:
         return platform.processor()
     names = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return names.get("model name") or f"{names.get('Model', platform.machine())}, CPU part {names.get('CPU part', '?')}"
+
+
+def cpu_flags() -> str:
+    """The processor's features that change how sums are made: vector units and short floats; "" where unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
+    wanted = re.compile("sse4|avx|fma|f16c|amx|asimd|sve|sme|bf16|i8mm|fphp|atomics")
+    return " ".join(flag for flag in flags.split() if wanted.match(flag))

@@ -1,7 +1,7 @@
 """What every script knows about cells: from image files to arrays to the network's input, and augmentation.
 
-Nothing here needs torch to be installed, except the augmentation: an ONNX file can be scored on a
-machine that has only numpy, OpenCV and onnxruntime.
+Only the augmentation needs torch, only what reads, cuts or straightens images needs OpenCV, and each loads it itself:
+an ONNX file can be scored without torch, and checked with numpy and onnxruntime alone.
 
 The input contract of the networks, stated here and nowhere else:
 a cell is 28x28 grey pixels (0 = black ink, 255 = white paper); class 0 is a blank cell,
@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 
 from digitnet_cli import UserError, available_cpus
@@ -96,6 +95,8 @@ def load_cells(folder: Path | str, threads: int | None = None) -> Cells:
 
 def read_cell(path: Path | str) -> np.ndarray:
     """One cell image -> uint8 [28, 28]; raises UserError if it is not an 8-bit grey 28x28 image."""
+    import cv2
+
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"{path} is not a readable image: replace or remove it")
@@ -113,6 +114,8 @@ def load_boards(folder: Path | str, margin: float) -> Cells:
     Names are those of a page's cells: board, underscore, 9 * row + column.
     Raises UserError if the labels or a board cannot be read.
     """
+    import cv2
+
     labels_file = Path(folder) / "labels.csv"
     with labels_file.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -174,6 +177,8 @@ def cut_cells(board: np.ndarray, margin: float) -> np.ndarray:
     `margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is what
     the tutorial's grid processor cuts; both resize by area, as it does.
     """
+    import cv2
+
     step = board.shape[0] // 9
     inset = int(margin * step)
     cells = [
@@ -190,6 +195,8 @@ def cut_cells(board: np.ndarray, margin: float) -> np.ndarray:
 
 def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
     """Straightens the grid with `corners` (float [4, 2] x, y: top left, then clockwise) to uint8 [side, side]."""
+    import cv2
+
     square = np.float32([(0, 0), (side, 0), (side, side), (0, side)])
     transform = cv2.getPerspectiveTransform(corners.astype(np.float32), square)
     return cv2.warpPerspective(page, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)

@@ -1,11 +1,12 @@
 """The exported file: the contract that later chapters and the Android app rely on, and how it is run.
 
-Needs numpy, onnx and onnxruntime, not torch.
+Running needs numpy and onnxruntime; checking the contract needs onnx, too. Nothing here needs torch or OpenCV.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -13,72 +14,153 @@ import onnxruntime
 from digitnet_cli import UserError
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
 
+if TYPE_CHECKING:
+    import onnx
+
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
 OPSET = 19
 MAX_IR = 10  # what ONNX Runtime 1.18 on Android still reads
 MAX_BATCH = 512  # cells in one run: bounds the memory
 
 
-def open_session(path: Path | str, threads: int = 1) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU. One thread by default: for so small a network more cost more than they give."""
+def open_session(path: Path | str, threads: int = 1, optimise: bool = True) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU. One thread by default: for so small a network more cost more than they give.
+
+    `optimise=False` runs the graph as it was exported, so that a fault can be told from one of the optimiser's.
+    Raises UserError if the file is missing or ONNX Runtime cannot load it.
+    """
     if not Path(path).is_file():
         raise UserError(f"no ONNX file {path}: make it with `make export` (or python3 03_Training.py)")
+    levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: on a Pi it warns of a GPU that is not there
+    options.log_severity_level = 4  # errors are raised, and on a Pi it warns of a GPU that is not there
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is not an ONNX file that ONNX Runtime can load: export it again ({reason})") from None
+        raise UserError(
+            f"{path} is not an ONNX file that ONNX Runtime can load: export it again ({in_short(error)})"
+        ) from None
 
 
-def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray) -> np.ndarray:
-    """Normalized cells, float32 [N, 1, 28, 28] -> logits, float32 [N, 10], in one run."""
-    return session.run([OUTPUT_NAME], {INPUT_NAME: inputs})[0]
+def in_short(error: Exception) -> str:
+    """The beginning of a library's message, on one line."""
+    return " ".join(str(error).split())[:200]
+
+
+def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
+    """Normalized cells, float32 [N, 1, 28, 28] -> logits, float32 [N, 10], in runs of `batch` cells and the rest."""
+    parts = [inputs[i : i + batch] for i in range(0, len(inputs), batch)]
+    return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: part})[0] for part in parts])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits [N, 10] -> probabilities [N, 10], as clients compute them."""
+    with np.errstate(invalid="ignore"):  # logits that are not finite give NaN: for the caller to refuse
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8 cells [N, 28, 28] -> the best class, int64 [N], and its softmax probability, float32 [N]."""
     batches = [pixels[i : i + MAX_BATCH, None] for i in range(0, len(pixels), MAX_BATCH)]
     logits = np.concatenate([run_logits(session, normalize(batch)) for batch in batches])
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return logits.argmax(axis=1), probabilities.max(axis=1)
+    return logits.argmax(axis=1), softmax(logits).max(axis=1)
 
 
-def contract_failures(path: Path | str) -> list[str]:
-    """Every way in which the file at `path` breaks the contract, one line each; empty if it keeps it."""
+# --- the contract ---------------------------------------------------------------------------------
+
+
+def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:
+    """Every way in which the file at `path` breaks the contract, one line each; empty if it keeps it.
+
+    With `weights` (the state_dict's arrays by name) also every weight that the file lacks, adds or holds otherwise,
+    bit for bit: one that no answer depends on today may matter for tomorrow's photo.
+    """
     import onnx  # only here: running the file does not need it
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-        outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-        if outside:  # the checker would look for that file, and the file may be lost when this one is copied
-            return [f"weights lie in another file: {', '.join(outside)}"]
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # protobuf's, checker's and shape inference's errors have no common base class
-        return [f"onnx.checker refuses it: {' '.join(str(error).split())[:200]}"]
+    except Exception as error:  # protobuf's errors have no common base class
+        return [f"it is not an ONNX file: {in_short(error)}"]
+    graph = model.graph
+    outside = [t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:  # the checker would look for that file, and the file may be lost when this one is copied
+        return [f"weights lie in another file: {', '.join(outside)}"]
 
     failures = []
+    free = set()  # names of the dimensions that are not fixed, in all of the graph
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+        for value in [*inferred.input, *inferred.output, *inferred.value_info]:
+            free |= {dim for dim in dimensions(value) if not isinstance(dim, int)}
+    except Exception as error:  # the checker's and the shape inference's errors have no common base class
+        failures.append(f"onnx.checker refuses it: {in_short(error)}")
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != {"": OPSET}:
         failures.append(f"operator sets are {opsets}, not opset {OPSET} alone")
-    if model.ir_version > MAX_IR:
+    if not 0 < model.ir_version <= MAX_IR:
         failures.append(f"IR version is {model.ir_version}, above {MAX_IR}")
+    if model.functions or model.training_info or graph.sparse_initializer:
+        failures.append("it holds functions, training steps or sparse weights, which clients need not know")
+    if len(free) > 1:
+        failures.append(f"the batch is not the only free dimension: {', '.join(sorted(map(repr, free)))}")
 
     expected = {
-        "input": (model.graph.input, INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]),
-        "output": (model.graph.output, OUTPUT_NAME, [NUM_CLASSES]),
+        "input": (graph.input, INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]),
+        "output": (graph.output, OUTPUT_NAME, [NUM_CLASSES]),
     }
     for role, (values, name, sizes) in expected.items():
         if [value.name for value in values] != [name]:
             failures.append(f"{role}s are named {[value.name for value in values]}, not ['{name}']")
             continue
-        tensor = values[0].type.tensor_type
-        dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
-        if tensor.elem_type != onnx.TensorProto.FLOAT:
-            failures.append(f"{name} is {onnx.TensorProto.DataType.Name(tensor.elem_type)}, not FLOAT")
+        kind, dims = values[0].type.tensor_type.elem_type, dimensions(values[0])
+        if kind != onnx.TensorProto.FLOAT:
+            failures.append(f"{name} is {onnx.TensorProto.DataType.Name(kind)}, not FLOAT")
         if len(dims) != len(sizes) + 1 or dims[1:] != sizes or not isinstance(dims[0], str) or not dims[0]:
             failures.append(f"{name} has dimensions {dims}, not [N, {', '.join(map(str, sizes))}] with N free")
+
+    held = constants(model)
+    for name, values in held.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            failures.append(f"{name} holds values that are not finite")
+    return failures + (weight_failures(held, weights) if weights is not None else [])
+
+
+def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
+    """A tensor's dimensions: numbers, or the names of free ones ("" if it has none)."""
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Every tensor that is written into the graph, by name: initialisers, and what its nodes carry themselves."""
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        tensors |= {f"{node.output[0]} ({node.op_type})": a.t for a in node.attribute if a.HasField("t")}
+    try:
+        return {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+    except Exception:  # a tensor of another length than its dimensions say: the checker has told it
+        return {}
+
+
+def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> list[str]:
+    """Each of `weights` that `held` lacks or has otherwise, and each further float array: a line each."""
+    failures = []
+    for name, expected in weights.items():
+        found = held.get(name)
+        if found is None:
+            failures.append(f"it has no weights {name}")
+        elif found.dtype != expected.dtype or found.shape != expected.shape:
+            failures.append(
+                f"weights {name} are {found.dtype} {list(found.shape)}, not {expected.dtype} {list(expected.shape)}"
+            )
+        elif different := int((found.view(np.uint32) != expected.view(np.uint32)).sum()):
+            most = float(np.abs(found - expected).max())
+            failures.append(f"weights {name}: {different} of {found.size} differ, by up to {most:.1e}")
+    extra = {name: values for name, values in held.items() if values.dtype.kind == "f" and values.size > 1}
+    failures += [f"{name} {list(extra[name].shape)} are no weights of the network" for name in extra.keys() - weights]
     return failures

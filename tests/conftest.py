@@ -46,6 +46,7 @@ class Chain(NamedTuple):
 
 def make(folder: Path, *arguments: str) -> Result:
     settings = [f"DATA={folder}/data", f"OUT={folder}/artifacts", f"PYTHON={sys.executable}", "TRAIN=6", "VAL=3"]
+    settings.append(f"REAL={folder}/real")
     defaults = ["EPOCHS=1", "BATCH=64", "THREADS=1"]
     given = {argument.partition("=")[0] for argument in arguments}
     return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
@@ -55,6 +56,11 @@ def make(folder: Path, *arguments: str) -> Result:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """The whole chain, built once. Tests that change files take `chain`, a copy."""
     folder = tmp_path_factory.mktemp("chain")
+    (folder / "real" / "boards").mkdir(parents=True)
+    lines = (ROOT / "data" / "real" / "labels.csv").read_text().splitlines()[:3]  # the head and two boards
+    (folder / "real" / "labels.csv").write_text("\n".join(lines) + "\n")
+    for line in lines[1:]:
+        shutil.copy(ROOT / "data" / "real" / "boards" / f"{line.partition(',')[0]}.jpg", folder / "real" / "boards")
     return Chain(folder, folder / "data", folder / "artifacts", make(folder))
 
 
@@ -68,6 +74,20 @@ def chain(built: Chain, tmp_path: Path) -> Chain:
     stamp.write_text(stamp.read_text().replace(str(built.folder), str(folder)))
     os.utime(stamp, ns=(time, time))
     return Chain(folder, folder / "data", folder / "artifacts", built.result)
+
+
+COUNTS: list[str] = []  # what long lists of cases came to; printed at the end
+
+
+@pytest.fixture
+def count() -> Callable[[str], None]:
+    """Takes a line such as "mutants: 150 made, none accepted" that is shown after the tests."""
+    return COUNTS.append
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    for line in COUNTS:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

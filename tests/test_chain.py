@@ -19,7 +19,8 @@ EVALUATION = {
     "training_cells.png",
 }
 ARTIFACTS = sorted(
-    {"digitnet_best.pth", "parity.json", "sudoku_digitnet.onnx", "summary.txt", "training.json"} | EVALUATION
+    {"digitnet_best.pth", "golden.npz", "parity.json", "sudoku_digitnet.onnx", "summary.txt", "training.json"}
+    | EVALUATION
 )
 
 
@@ -61,8 +62,9 @@ def test_changed_epochs_rebuild_the_weights_and_what_hangs_on_them(chain):
 @pytest.mark.parametrize(
     "lost, remade",
     [
-        ("sudoku_digitnet.onnx", {"sudoku_digitnet.onnx", "parity.json", "summary.txt"} | EVALUATION),
-        ("parity.json", {"parity.json", "summary.txt"}),
+        ("sudoku_digitnet.onnx", {"sudoku_digitnet.onnx", "parity.json", "golden.npz", "summary.txt"} | EVALUATION),
+        ("parity.json", {"parity.json", "golden.npz", "summary.txt"}),
+        ("golden.npz", {"parity.json", "golden.npz", "summary.txt"}),
         ("evaluation.json", {"summary.txt"} | EVALUATION),
         ("misread_cells.png", {"summary.txt"} | EVALUATION),
         ("summary.txt", {"summary.txt"}),

@@ -1,23 +1,29 @@
 """The exported file keeps the contract and gives PyTorch's answers; 04_Parity.py sees every break of it."""
 
+import hashlib
 import json
+import runpy
 import shutil
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import script
+from conftest import ROOT, run, script
 from onnx import numpy_helper
 
-from digitnet_data import normalize
+from digitnet_cli import UserError
+from digitnet_data import load_cells, normalize
+from digitnet_golden import Limits, edge_inputs
+from digitnet_golden import check_golden as check_vectors
 from digitnet_model import load_model
 from digitnet_onnx import classify, contract_failures, open_session, run_logits
 
 
 def check(chain, *options):
     files = ("--onnx", chain.out / "sudoku_digitnet.onnx", "--weights", chain.out / "digitnet_best.pth")
-    return script("04_Parity.py", *files, "--data", chain.data, *options)
+    return script("04_Parity.py", *files, "--data", chain.data, "--real", chain.folder / "real", *options)
 
 
 def test_exported_file_keeps_the_whole_contract(built):
@@ -57,11 +63,21 @@ def test_classify_gives_softmax_probabilities_of_the_best_class(built):
 
 def test_parity_passes_and_reports(built):
     report = json.loads((built.out / "parity.json").read_text())
-    assert report["passed"] and report["failures"] == []
-    assert report["measured"]["validation cells"]["cells"] == 3 * 2 * 81
-    assert [report["measured"][f"random batch of {n}"]["cells"] for n in (1, 2, 3, 81, 512)] == [1, 2, 3, 81, 512]
-    assert all(result["mae"] < 1e-4 for result in report["measured"].values())
-    assert report["accuracy"]["pytorch"] == report["accuracy"]["onnx"]
+    assert report["passed"] and report["failures"] == [] and report["weights"] == 5130
+    cells = {name: result["cells"] for name, result in report["measured"].items()}
+    batches = {f"random batch of {n}": n for n in (1, 2, 3, 81, 119, 512)}
+    real = {f"real cells cut {cut} %": 2 * 81 for cut in (0, 6, 12)}
+    assert cells == {**batches, "edge inputs": 32, "validation cells": 3 * 2 * 81, **real}
+    for name, result in report["measured"].items():
+        assert result["mae"] < 1e-4 and result["max_abs"] < 1e-3
+        assert all(0 < error < 1e-3 for error in result["max_error_to_float64"].values())
+        if name in real or name == "validation cells":
+            assert result["different_class"] == result["different_blank"] == 0 < result["smallest_margin"]
+            assert result["pytorch"] == result["onnx"] and result["onnx"]["cells"] == result["cells"]
+    run = report["run"]
+    assert {"torch", "onnx", "onnxruntime", "numpy"} <= run["versions"].keys() and "cpu_flags" in run
+    for name in ("digitnet_best.pth", "sudoku_digitnet.onnx"):
+        assert report["sha256"][str(built.out / name)] == hashlib.sha256((built.out / name).read_bytes()).hexdigest()
 
 
 def weight(model, name):
@@ -73,27 +89,9 @@ def replace(tensor, values):
 
 
 def scale_weight(model):
-    values = numpy_helper.to_array(weight(model, "net.7.bias")).copy()  # of the last layer: it is never dead
-    values[np.abs(values).argmax()] *= 1.05
+    values = numpy_helper.to_array(weight(model, "net.7.bias")).copy()
+    values[0] *= 1.01
     replace(weight(model, "net.7.bias"), values)
-
-
-def swap_channels(model):
-    values = numpy_helper.to_array(weight(model, "net.0.weight"))
-    replace(weight(model, "net.0.weight"), values[[1, 0, *range(2, 16)]])
-
-
-def zero_bias(model):
-    replace(weight(model, "net.7.bias"), np.zeros(10, np.float32))
-
-
-def rename(values, old, new, model):
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                if name == old:
-                    names[i] = new
-    values[0].name = new
 
 
 def add_softmax(model):
@@ -102,35 +100,70 @@ def add_softmax(model):
     model.graph.node.append(onnx.helper.make_node("Softmax", ["raw"], ["logits"], axis=1))
 
 
-def freeze_batch(model):
-    for value in (model.graph.input[0], model.graph.output[0]):
-        value.type.tensor_type.shape.dim[0].dim_value = 2
-
-
 BREAKS = {
-    "one weight 5 % off": (scale_weight, "MAE"),
-    "two channels swapped": (swap_channels, "MAE"),
-    "a bias forgotten": (zero_bias, "MAE"),
-    "softmax added": (add_softmax, "MAE"),
-    "input renamed": (lambda m: rename(m.graph.input, "input", "image", m), "inputs are named ['image']"),
-    "output renamed": (lambda m: rename(m.graph.output, "logits", "scores", m), "outputs are named ['scores']"),
-    "batch frozen": (freeze_batch, "input has dimensions [2, 1, 28, 28]"),
-    "opset 18": (lambda m: setattr(m.opset_import[0], "version", 18), "operator sets are {'': 18}"),
-    "IR 11": (lambda m: setattr(m, "ir_version", 11), "IR version is 11, above 10"),
+    "one weight 1 % off": (scale_weight, ["weights net.7.bias: 1 of 10 differ, by up to"]),
+    "softmax added": (
+        add_softmax,
+        ["edge inputs: the exported graph is off from float64 PyTorch: MAE", "validation cells: the exported"],
+    ),
+    "opset and IR": (
+        lambda m: (setattr(m.opset_import[0], "version", 18), setattr(m, "ir_version", 11)),
+        ["operator sets are {'': 18}", "IR version is 11, above 10"],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_parity_fails_on_a_broken_model(chain, name):
+def test_parity_fails_on_a_broken_model_and_tells_all_reasons(chain, name):
+    """What is seen; tests/test_mutants.py has every kind of break."""
     damage, words = BREAKS[name]
     path = chain.out / "sudoku_digitnet.onnx"
     model = onnx.load(path)
     damage(model)
     onnx.save(model, path)
     result = check(chain)
-    assert result.code == 1 and words in result.err and "Traceback" not in result.err
+    assert result.code == 1 and "Traceback" not in result.err and "parity passed" not in result.out
     report = json.loads((chain.out / "parity.json").read_text())
-    assert not report["passed"] and any(words in failure for failure in report["failures"])
+    assert not report["passed"]
+    for part in words:
+        assert any(part in failure for failure in report["failures"])
+    assert result.err.splitlines()[1:] == [f"  {failure}" for failure in report["failures"]]
+
+
+parity = runpy.run_path(str(ROOT / "04_Parity.py"))
+
+
+@pytest.mark.parametrize("culprit", ["PyTorch", "exporter", "optimiser", "nobody"])
+def test_a_difference_is_laid_at_the_right_door(built, culprit):
+    """Answers of one side are moved by 0.01; the sessions are stood in for, so that each side can be the one."""
+
+    class Session:
+        def __init__(self, moved):
+            self.moved = np.float32(0.01 * moved)
+
+        def run(self, outputs, inputs):
+            return [real.run(outputs, inputs)[0] + self.moved]
+
+    real = open_session(built.out / "sudoku_digitnet.onnx")
+    model = load_model(built.out / "digitnet_best.pth")
+    reference = parity["refer"](model, "edges", edge_inputs())
+    if culprit == "PyTorch":
+        reference = reference._replace(logits=reference.logits + np.float32(0.01))
+    sessions = Session(culprit == "exporter"), Session(culprit in ("exporter", "optimiser"))
+    failures, _ = parity["compare"](reference, *sessions, Limits(1e-4, 1e-3))
+    words = {"PyTorch": "PyTorch's own float32", "exporter": "exported graph", "optimiser": "graph optimiser"}
+    assert len(failures) == (culprit != "nobody")
+    assert not failures or words[culprit] in failures[0]
+
+
+def test_a_tie_in_the_last_bits_is_no_other_class_but_a_real_change_is():
+    logits = np.zeros((3, 10), np.float32)
+    logits[:, 3] = 5
+    logits[:2, 7] = 5 - 1e-6, 4
+    reference = parity["Reference"]("cells", np.zeros((3, 1, 28, 28), np.float32), 512, logits, logits.astype(float))
+    changed = logits.copy()
+    changed[:2, 7] = 5 + 1e-6, 6  # a tie that falls the other way; another answer
+    assert parity["count_changes"](reference, changed, 2e-6)["different_class"] == 1
 
 
 def test_weights_in_a_second_file_are_refused(chain):
@@ -142,8 +175,106 @@ def test_weights_in_a_second_file_are_refused(chain):
 
 def test_a_lower_limit_makes_parity_fail(built, tmp_path):
     result = check(built, "--max-mae", "1e-12", "--report", tmp_path / "report.json")
-    assert result.code == 1 and "is above 1e-12" in result.err
+    assert result.code == 1 and "MAE" in result.err and "is above 1e-12" in result.err
     assert not json.loads((tmp_path / "report.json").read_text())["passed"]
+
+
+def test_a_lower_limit_of_the_largest_difference_makes_parity_fail(built, tmp_path):
+    result = check(built, "--max-abs", "1e-12", "--report", tmp_path / "report.json")
+    assert result.code == 1 and "largest difference" in result.err and "MAE" not in result.err
+
+
+# --- golden vectors --------------------------------------------------------------------------------
+
+
+def check_golden(chain, *options, golden=None):
+    onnx_file = chain.out / "sudoku_digitnet.onnx"
+    return script("04_Parity.py", "--onnx", onnx_file, "--golden", golden or chain.out / "golden.npz", *options)
+
+
+def test_golden_vectors_are_small_whole_and_pytorchs(built):
+    path = built.out / "golden.npz"
+    assert path.stat().st_size < 1_000_000
+    with np.load(path, allow_pickle=False) as golden:
+        inputs, logits = golden["inputs"], golden["logits"]
+        assert (
+            str(golden["onnx_sha256"]) == hashlib.sha256((built.out / "sudoku_digitnet.onnx").read_bytes()).hexdigest()
+        )
+        assert "torch" in json.loads(str(golden["versions"]))["versions"]
+    assert inputs.dtype == logits.dtype == np.float32 and len(inputs) == len(logits) > 100
+    with torch.inference_mode():
+        expected = load_model(built.out / "digitnet_best.pth")(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    cells = load_cells(built.data / "val")
+    known = {normalize(pixels).tobytes(): label for pixels, label in zip(cells.pixels, cells.labels, strict=True)}
+    assert {known[cell.tobytes()] for cell in inputs if cell.tobytes() in known} == set(range(10))
+    assert {edge.tobytes() for edge in edge_inputs()} <= {cell.tobytes() for cell in inputs}
+
+
+def test_golden_check_runs_where_only_numpy_and_onnxruntime_are(built, tmp_path):
+    """Every other import from outside the standard library and the repository is refused."""
+    guard = """
+import sys
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "onnx", "cv2", "tqdm", "torchvision", "onnxscript", "matplotlib"}:
+            raise ImportError(name + " is not installed")
+sys.meta_path.insert(0, Guard())
+import runpy
+sys.path.insert(0, sys.argv[1])
+sys.argv = ["04_Parity.py", *sys.argv[2:]]
+runpy.run_path(sys.path[0] + "/04_Parity.py", run_name="__main__")
+"""
+    files = ("--onnx", built.out / "sudoku_digitnet.onnx", "--golden", built.out / "golden.npz")
+    result = run(sys.executable, "-c", guard, ROOT, *files, "--report", tmp_path / "report.json")
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1].startswith("parity passed: ")
+    assert json.loads((tmp_path / "report.json").read_text())["passed"]
+
+
+def test_golden_check_refuses_another_models_answers(chain):
+    path = chain.out / "sudoku_digitnet.onnx"
+    model = onnx.load(path)
+    replace(weight(model, "net.7.bias"), np.ones(10, np.float32))
+    onnx.save(model, path)
+    result = check_golden(chain)
+    assert result.code == 1 and "is not the file that" in result.err and "MAE" in result.err
+
+
+def test_golden_check_refuses_another_file_with_nearly_the_same_answers(chain):
+    path = chain.out / "sudoku_digitnet.onnx"
+    path.write_bytes(path.read_bytes() + onnx.ModelProto(doc_string="x").SerializeToString())
+    result = check_golden(chain)
+    assert result.code == 1 and "is not the file that" in result.err and "MAE" not in result.err
+
+
+def pickled(path):
+    with path.open("wb") as file:
+        np.savez(file, inputs=np.array([{}], object), logits=np.zeros((1, 10)), onnx_sha256="", versions="{}")
+
+
+BAD_GOLDEN = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-500]),
+    "a bit turned over": lambda path: path.write_bytes(path.read_bytes()[:9000] + b"?!" + path.read_bytes()[9002:]),
+    "pickled": pickled,
+    "other shapes": lambda path: np.savez(path, inputs=np.zeros(3), logits=np.zeros(3), onnx_sha256="", versions="{}"),
+    "not a number": lambda path: np.savez(
+        path, inputs=np.zeros((1, 1, 28, 28), np.float32), logits=np.full((1, 10), np.nan, np.float32),
+        onnx_sha256="", versions="{}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_GOLDEN)
+def test_bad_golden_files_are_refused_in_one_line(built, tmp_path, name):
+    path = tmp_path / "golden.npz"
+    shutil.copy(built.out / "golden.npz", path)
+    BAD_GOLDEN[name](path)
+    limits = Limits(1e-4, 1e-3)
+    with pytest.raises(UserError, match=str(path)) as told:
+        check_vectors(path, built.out / "sudoku_digitnet.onnx", {}, limits)
+    assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model"])
