@@ -141,10 +141,9 @@ def compare(
 
 def exported_weights(model: torch.nn.Module) -> dict[str, np.ndarray]:
     """The arrays that the exported file must hold, by name."""
-    import digitnet_model
+    from digitnet_model import fold_batchnorm
 
-    fold = getattr(digitnet_model, "fold_batchnorm", lambda network: network)
-    return {name: value.numpy() for name, value in fold(model).state_dict().items()}
+    return {name: value.numpy() for name, value in fold_batchnorm(model).state_dict().items()}
 
 
 def check(
