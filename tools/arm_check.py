@@ -30,8 +30,6 @@ CPUS = ("cortex-a72", "cortex-a76", "neoverse-n1")
 SUITES = {"bookworm": "3.11", "trixie": "3.13"}
 # Wheel tags for glibc 2.28 and older on aarch64 (Raspberry Pi OS bookworm has 2.36).
 TAGS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_24", "manylinux_2_17", "manylinux2014")
-# No wheel, only a source archive; allowed because it holds font files and no code to compile.
-SOURCE_ONLY = ("font-roboto",)
 # Made for a GPU, by name or by what a package's metadata say of it.
 GPU_NAME = re.compile(r"^(nvidia-|cuda-|cupy|triton$|pytorch-triton)")
 GPU_TEXT = re.compile(r"\b(cuda|nvidia)\b", re.IGNORECASE)
@@ -60,8 +58,7 @@ def pip_target(python: str) -> list[str]:
     """
     platforms = [option for tag in TAGS for option in ("--platform", f"{tag}_aarch64")]
     abis = [option for abi in (f"cp{python.replace('.', '')}", "abi3", "none") for option in ("--abi", abi)]
-    wheels = ["--only-binary=:all:", f"--no-binary={','.join(SOURCE_ONLY)}"]
-    return ["--no-deps", *wheels, "--implementation=cp", f"--python-version={python}", *platforms, *abis]
+    return ["--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *platforms, *abis]
 
 
 def pip_install(python: str, requirements: list[str], *options: str) -> subprocess.CompletedProcess:
@@ -313,11 +310,13 @@ except ModuleNotFoundError:
     print(said)
 else:
     from matplotlib import __version__, font_manager, ft2font
+    from PIL import Image, ImageDraw, ImageFont
     figure, axes = plt.subplots(1, 2); axes[0].plot([0, 1], [1, 0], label="$x^2$"); axes[0].legend()
     axes[1].imshow(page, cmap="gray"); figure.savefig("/dev/null", format="png", dpi=70)
     fonts = font_manager.findSystemFonts(__import__("os").environ["PYTHONPATH"])
     for font in fonts:
         face = ft2font.FT2Font(font); face.set_size(24, 72); face.set_text("1234567890"); face.draw_glyphs_to_bitmap()
+        ImageDraw.Draw(Image.new("L", (99, 32))).text((0, 0), "1234567890", 255, ImageFont.truetype(font, 24))
     print(f"{said}, matplotlib {__version__}, {len(fonts)} font files drawn")
 """
 
