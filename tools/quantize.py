@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""What INT8 gains and loses: static quantisation (QDQ, per channel) by two sets of calibration cells, measured.
+
+first 1,000   the first files of data/train in sorted order, as a later chapter's script takes them: all are blank
+each class    as many cells, spread evenly over the ten classes
+
+Prints a table (size, agreement with the float model, boards read, time for a board) and writes the INT8 files,
+quantize.json and 05_Evaluate.py's report on each file below --out. The ratio of times is that of this machine.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from digitnet_cli import (  # noqa: E402
+    UserError,
+    argument_parser,
+    describe_run,
+    positive_int,
+    run_script,
+    sha256,
+    write_file,
+    write_json,
+)
+from digitnet_data import NUM_CLASSES, Cells, load_cells, normalize  # noqa: E402
+from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits  # noqa: E402
+
+# Settings. Those of the command line stand in main().
+CALIBRATION_BATCH = 100  # cells
+BOARD = 81  # cells in one run, as clients do
+RUNS = 300  # timed runs of each file, in turn, so that a busy moment meets all of them
+
+
+class Batches(CalibrationDataReader):
+    """Cells, uint8 [N, 28, 28], in the batches that ONNX Runtime's quantiser asks for."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.batches = iter(np.split(pixels, range(CALIBRATION_BATCH, len(pixels), CALIBRATION_BATCH)))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT_NAME: normalize(batch[:, None])}
+
+
+def calibration_sets(cells: Cells, size: int) -> dict[str, np.ndarray]:
+    """Name -> calibration cells, uint8 [size, 28, 28]."""
+    spread = [
+        np.flatnonzero(cells.labels == label)[np.linspace(0, count - 1, size // NUM_CLASSES).astype(int)]
+        for label, count in enumerate(np.bincount(cells.labels, minlength=NUM_CLASSES))
+    ]
+    return {f"first {size:,}": cells.pixels[:size], "each class": cells.pixels[np.concatenate(spread)]}
+
+
+def time_boards(sessions: dict[str, onnxruntime.InferenceSession], pixels: np.ndarray) -> dict[str, float]:
+    """Median milliseconds of one board of 81 cells, for each session."""
+    board = normalize(np.resize(pixels, (BOARD, *pixels.shape[1:]))[:, None])
+    seconds = {name: [] for name in sessions}
+    for _ in range(RUNS):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            run_logits(session, board)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1000 * float(np.median(values)) for name, values in seconds.items()}
+
+
+def evaluate(onnx: Path, data: Path, out: Path) -> dict:
+    """The sets of 05_Evaluate.py's report on the file."""
+    command = [sys.executable, ROOT / "05_Evaluate.py", "--onnx", onnx, "--data", data, "--out", out]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"05_Evaluate.py failed on {onnx}: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads((out / "evaluation.json").read_text())["sets"]
+
+
+def print_table(results: dict[str, dict]) -> None:
+    """The results in Markdown, counts as clients read."""
+    sets = list(next(iter(results.values()))["wrong"])
+    print(
+        f"| model | bytes | cells read otherwise | {' | '.join(f'{name}: wrong' for name in sets)} | time for a board |"
+    )
+    print("|---|---|---|" + "---|" * len(sets) + "---|")
+    for name, result in results.items():
+        wrong = [
+            f"{counts['wrong_cells']:,} of {counts['cells']:,} cells, {counts['wrong_boards']:,} of {counts['boards']:,} boards"
+            for counts in result["wrong"].values()
+        ]
+        speed = f"{result['milliseconds']:.2f} ms ({result['time_ratio']:.2f})"
+        print(f"| {name} | {result['bytes']:,} | {result['different_class']:,} | {' | '.join(wrong)} | {speed} |")
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the float model")
+    add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/, val/ and grids/")
+    add("--out", type=Path, default=Path("build/int8"), metavar="DIR", help="folder to write to")
+    add("--cells", type=positive_int, default=1000, metavar="N", help="calibration cells")
+    args = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser recommends a preparation that changes nothing here
+
+    open_session(args.onnx)  # tells at once, in one line, what is wrong with it
+    val = load_cells(args.data / "val")
+    files = {"float": args.onnx}
+    for name, pixels in calibration_sets(load_cells(args.data / "train"), args.cells).items():
+        files[f"INT8, {name}"] = path = args.out / f"{name.replace(' ', '_').replace(',', '')}.onnx"
+        write_file(
+            path,
+            lambda temporary, pixels=pixels: quantize_static(
+                args.onnx, temporary, Batches(pixels), quant_format=QuantFormat.QDQ, per_channel=True
+            ),
+        )
+
+    sessions = {name: open_session(path) for name, path in files.items()}
+    expected = classify(sessions["float"], val.pixels)[0]
+    milliseconds = time_boards(sessions, val.pixels)
+    results = {}
+    for name, path in files.items():
+        sets = evaluate(path, args.data, args.out / path.stem if name != "float" else args.out / "float")
+        results[name] = {
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path),
+            "different_class": int((classify(sessions[name], val.pixels)[0] != expected).sum()),
+            "milliseconds": milliseconds[name],
+            "time_ratio": milliseconds[name] / milliseconds["float"],
+            "wrong": {name: entry["low_is_blank"] for name, entry in sets.items() if "%" not in name},
+        }
+    print_table(results)
+    write_json(
+        args.out / "quantize.json", {"validation_cells": len(expected), "models": results, "run": describe_run()}
+    )
+    print(f"Saved: {args.out}/quantize.json")
+
+
+if __name__ == "__main__":
+    run_script(main)
