@@ -8,9 +8,9 @@ data/grids/{train,val}.csv                  each page's givens and the grid's co
 Puzzles have exactly one solution; no puzzle is both in train and in val. The same seed gives the same
 bytes, whatever the number of workers.
 
---style tutorial: one font, a clean print and a mild camera. Half of the pages give whole cells with their
-grid lines (as the tutorial's preparation does), half give cells with 12 % cut off each side (as its grid
-processor does).
+--style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
+pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
+cut off each side (as its grid processor does).
 --style photo: one photo of a newspaper's board for each puzzle (digitnet_photo.py), most cut at 0, 6 or 12 %.
 A drawn puzzle serves for five boards: its digits renamed, turned, some with more givens, as printed solutions
 have. The pages of the first 100 training puzzles are kept, and those of all for validation.
@@ -21,11 +21,12 @@ import csv
 import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from digitnet_cli import (
@@ -40,7 +41,7 @@ from digitnet_cli import (
     write_json,
 )
 from digitnet_data import MARKER, PREPARED, REAL_BOARDS, cut_cells, rectify
-from digitnet_photo import RECTIFIED, Photo, cut_photo, load_fonts, take_photo
+from digitnet_photo import RECTIFIED, Photo, cut_photo, family, font_files, load_fonts, take_photo
 from digitnet_puzzles import draw_puzzle, read_puzzles, vary_puzzle
 
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
@@ -50,6 +51,10 @@ PAGE_WIDTH, PAGE_HEIGHT = 800, 1200
 PAGE_MARGIN = 60
 STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
 THIN, THICK, STROKE = 1, 3, 2  # inner lines, box lines, the digits' pen
+# The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: half of the
+# pages have one, half the other. Size, weight and baseline (from the cell's top) fit what OpenCV 5.0.0 draws.
+FACES = ("Hershey", "Rubik")
+RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_BASELINE = 36.5, 560, 46
 CORNER_JITTER = 20  # the camera moves each corner of the page by up to this much
 BLUR_PROBABILITY, BLUR_KERNELS = 0.5, (3, 5)  # the camera's focus
 DESK_GREY = 220  # what the camera sees beside the page
@@ -66,8 +71,11 @@ SHEET_ROWS, SHEET_COLUMNS, SHEET_TILE = 5, 8, 225  # of --sheet; its right half 
 # --- pages ------------------------------------------------------------------------------------
 
 
-def draw_page(puzzle: str) -> tuple[np.ndarray, np.ndarray]:
-    """A clean print of `puzzle`: the page, uint8 [1200, 800], and its grid's corners, float [4, 2] (x, y)."""
+def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
+    """A clean print of `puzzle`: the page, uint8 [1200, 800], and its grid's corners, float [4, 2] (x, y).
+
+    `face` is one of FACES: the tutorial's putText gives other digits with OpenCV 5 than with OpenCV 4.
+    """
     page = np.full((PAGE_HEIGHT, PAGE_WIDTH), 255, np.uint8)
     side = 9 * STEP
     left, top = (PAGE_WIDTH - side) // 2, (PAGE_HEIGHT - side) // 2
@@ -75,15 +83,34 @@ def draw_page(puzzle: str) -> tuple[np.ndarray, np.ndarray]:
         at, width = line * STEP, THIN if line % 3 else THICK
         cv2.line(page, (left + at, top), (left + at, top + side), 0, width)
         cv2.line(page, (left, top + at), (left + side, top + at), 0, width)
+    print_digit = print_rubik if face == "Rubik" else print_hershey
     for cell, digit in enumerate(puzzle):
-        if digit == "0":
-            continue
-        font = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=STEP / 60, thickness=STROKE)
-        (width, height), _ = cv2.getTextSize(digit, **font)
-        x = left + cell % 9 * STEP + (STEP - width) // 2
-        y = top + cell // 9 * STEP + (STEP + height) // 2 - height // 4  # a little high, as in the tutorial
-        cv2.putText(page, digit, (x, y), color=0, lineType=cv2.LINE_AA, **font)
+        if digit != "0":
+            print_digit(page, digit, left + cell % 9 * STEP, top + cell // 9 * STEP)
     return page, left_top_square(left, top, side)
+
+
+def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
+    """Prints a digit into the cell with this corner as the tutorial does with OpenCV 4."""
+    font = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=STEP / 60, thickness=STROKE)
+    (width, height), _ = cv2.getTextSize(digit, **font)
+    x, y = left + (STEP - width) // 2, top + (STEP + height) // 2 - height // 4  # a little high, as in the tutorial
+    cv2.putText(page, digit, (x, y), color=0, lineType=cv2.LINE_AA, **font)
+
+
+def print_rubik(page: np.ndarray, digit: str, left: int, top: int) -> None:
+    """The same as OpenCV 5 prints it, whatever OpenCV is here."""
+    cell = Image.fromarray(page[top : top + STEP, left : left + STEP])
+    ImageDraw.Draw(cell).text((STEP / 2, RUBIK_BASELINE), digit, font=rubik(), anchor="ms", fill=0)
+    page[top : top + STEP, left : left + STEP] = cell
+
+
+@cache
+def rubik() -> ImageFont.FreeTypeFont:
+    (file,) = family("Rubik", font_files("fontpkg_rubik"), 1).upright
+    font = ImageFont.truetype(file, RUBIK_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    font.set_variation_by_axes([RUBIK_WEIGHT])
+    return font
 
 
 def left_top_square(left: float, top: float, side: float) -> np.ndarray:
@@ -114,7 +141,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 def make_pages(task: tuple[str, int, str], seed: int, out: Path) -> list[list]:
     """Draws one puzzle's two pages and their cells into `out`; returns the two rows of the split's CSV."""
     split, number, puzzle = task
-    page, corners = draw_page(puzzle)
+    page, corners = draw_page(puzzle, FACES[number // 2 % 2])
     view, view_corners = photograph(page, corners, np.random.default_rng([seed, split == "val", number]))
     rows = []
     for kind, (image, where) in enumerate([(page, corners), (view, view_corners)]):

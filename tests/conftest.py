@@ -64,6 +64,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return Chain(folder, folder / "data", folder / "artifacts", make(folder))
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """Data, weights and ONNX file of a training that is small but long enough to read pages; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = make(folder, "export", "TRAIN=60", "VAL=10", "EPOCHS=8")
+    assert result.code == 0, result.err
+    return Chain(folder, folder / "data", folder / "artifacts", result)
+
+
 @pytest.fixture
 def chain(built: Chain, tmp_path: Path) -> Chain:
     """A copy of the built chain that a test may break; file times are kept."""

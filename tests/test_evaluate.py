@@ -1,5 +1,6 @@
 """The real boards, and what 05_Evaluate.py says of an ONNX file."""
 
+import csv
 import json
 import runpy
 import shutil
@@ -152,3 +153,47 @@ def test_floor_is_compared_kind_by_kind():
     assert EVALUATE["floor_failures"](report, [99.9, 99.7, 94]) == []
     assert EVALUATE["floor_failures"](report, [99.9, 99.7, 95]) == ["94.00 % of the boards are right, not 95 %"]
     assert len(EVALUATE["floor_failures"](report, [99.95, 99.8, 95])) == 3
+
+
+def read_board(model, *options):
+    return script("06_ReadBoard.py", *options, "--onnx", model)
+
+
+def test_read_board_finds_a_page_and_prints_its_digits(trained):
+    """On the camera's pages most boards come out whole; --corners as the CSV gives them is as good as --find."""
+    model = trained.out / "sudoku_digitnet.onnx"
+    with (trained.data / "grids" / "val.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["page"].endswith("_cam.png")][:3]
+    whole = 0
+    for row in rows:
+        photo = trained.data / "grids" / "val" / row["page"]
+        corners = [row[f"{axis}{corner}"] for corner in range(4) for axis in "xy"]
+        for where in (["--find"], ["--corners", *corners]):
+            result = read_board(model, photo, *where, "--cut", 0.12)
+            assert result.code == 0, result.err
+            lines = result.out.splitlines()
+            count, _, digits = lines[12].partition(" digits: ")
+            assert len(digits) == 81 and int(count) == 81 - digits.count("0")
+            shown = [line.replace("|", " ").split() for line in lines[:11] if "+" not in line]
+            assert ["".join("0" if mark == "." or mark.endswith("?") else mark for mark in line) for line in shown] == [
+                digits[i : i + 9] for i in range(0, 81, 9)
+            ]
+            assert len(lines) - 13 == sum(mark.endswith("?") for line in shown for mark in line)
+            whole += digits == row["givens"]
+    assert whole >= 4
+
+
+@pytest.mark.parametrize(
+    "options, code, words",
+    [
+        (["nowhere.jpg"], 1, "nowhere.jpg is not a readable image"),
+        (["data/real/labels.csv"], 1, "labels.csv is not a readable image"),
+        (["data/real/boards/image1.jpg", "--cut", "0.5"], 2, "--cut: 0.5 is not between 0 and 0.2"),
+        (["white.png", "--find"], 1, "no board found"),
+    ],
+)
+def test_read_board_tells_a_mistake_in_one_line(built, tmp_path, options, code, words):
+    cv2.imwrite(str(tmp_path / "white.png"), np.full((300, 300), 255, np.uint8))
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    result = script("06_ReadBoard.py", *options, "--onnx", built.out / "sudoku_digitnet.onnx", cwd=tmp_path)
+    assert result.code == code and words in result.err and len(result.err.splitlines()) == 1

@@ -90,7 +90,7 @@ def print_table(results: dict[str, dict]) -> None:
     print("|---|---|---|" + "---|" * len(sets) + "---|")
     for name, result in results.items():
         wrong = [
-            f"{counts['wrong_cells']:,} of {counts['cells']:,} cells, {counts['wrong_boards']:,} of {counts['boards']:,} boards"
+            ", ".join(f"{counts[f'wrong_{kind}']:,} of {counts[kind]:,} {kind}" for kind in ("cells", "boards"))
             for counts in result["wrong"].values()
         ]
         speed = f"{result['milliseconds']:.2f} ms ({result['time_ratio']:.2f})"

@@ -1,0 +1,130 @@
+"""What the tutorial's later chapters do with our artifacts, in short; nothing of ours is used but DigitNet's class."""
+
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, script
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from digitnet_model import DigitNet
+
+OPENCV5_PAGES = ROOT / "tests" / "opencv5"
+
+
+def test_an_evaluation_script_scores_the_weights_as_training_did(trained):
+    """ImageFolder, PIL transforms, weights_only: the same count of wrong cells as in training.json."""
+    transform = transforms.Compose(
+        [transforms.Grayscale(), transforms.Resize((28, 28)), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)]
+    )
+    dataset = datasets.ImageFolder(trained.data / "val", transform)
+    assert dataset.classes == [str(digit) for digit in range(10)]
+    model = DigitNet(num_classes=10)
+    model.load_state_dict(torch.load(trained.out / "digitnet_best.pth", map_location="cpu", weights_only=True))
+    model.eval()
+    wrong = 0
+    with torch.no_grad():
+        for images, labels in DataLoader(dataset, batch_size=256):
+            wrong += (model(images).argmax(1) != labels).sum().item()
+    history = json.loads((trained.out / "training.json").read_text())
+    best = history["epochs"][history["best_epoch"] - 1]["val"]
+    assert (len(dataset), wrong) == (best["cells"], best["wrong_cells"])
+    assert wrong < 0.005 * len(dataset)
+
+
+def find_grid(page):
+    """Corners of the largest quadrilateral, top left first, clockwise."""
+    blurred = cv2.GaussianBlur(page, (5, 5), 0)
+    ink = cv2.adaptiveThreshold(blurred, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY_INV, 11, 2)
+    contours, _ = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    for contour in sorted(contours, key=cv2.contourArea, reverse=True):
+        corners = cv2.approxPolyDP(contour, 0.02 * cv2.arcLength(contour, True), True)[:, 0].astype(np.float32)
+        if len(corners) == 4:
+            total, difference = corners.sum(axis=1), np.diff(corners, axis=1)[:, 0]
+            return corners[[total.argmin(), difference.argmin(), total.argmax(), difference.argmax()]]
+    raise AssertionError("no quadrilateral on the page")
+
+
+def process_page(session, page):
+    """A page, uint8 [H, W] -> its 81 digits as a string: straighten, cut 12 %, one batch, softmax, 0.65 rule."""
+    side = 450
+    square = np.float32([(0, 0), (side - 1, 0), (side - 1, side - 1), (0, side - 1)])
+    board = cv2.warpPerspective(page, cv2.getPerspectiveTransform(find_grid(page), square), (side, side))
+    step, cut = side // 9, int(0.12 * (side // 9))
+    cells = [
+        cv2.resize(board[y + cut : y + step - cut, x + cut : x + step - cut], (28, 28), interpolation=cv2.INTER_AREA)
+        for y in range(0, side, step)
+        for x in range(0, side, step)
+    ]
+    batch = ((np.stack(cells).astype(np.float32) / 255 - 0.5) / 0.5)[:, None]
+    logits = session.run(["logits"], {"input": batch})[0]
+    assert logits.shape == (81, 10) and logits.dtype == np.float32
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    return "".join(str(p.argmax()) if p.max() >= 0.65 else "0" for p in probabilities)
+
+
+def read_pages(session, folder, table):
+    """Name -> (truth, what the processor reads) of the camera's pages."""
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["page"].endswith("_cam.png")]
+    return {
+        row["page"]: (row["givens"], process_page(session, cv2.imread(str(folder / row["page"]), cv2.IMREAD_GRAYSCALE)))
+        for row in rows
+    }
+
+
+@pytest.mark.parametrize("opencv", [4, 5])
+def test_a_grid_processor_reads_whole_pages(trained, opencv):
+    """Pages of this OpenCV's putText, and of OpenCV 5's, whose digits have another face (tests/opencv5/README.md)."""
+    session = onnxruntime.InferenceSession(trained.out / "sudoku_digitnet.onnx", providers=["CPUExecutionProvider"])
+    folder = trained.data / "grids" / "val" if opencv == 4 else OPENCV5_PAGES
+    table = trained.data / "grids" / "val.csv" if opencv == 4 else OPENCV5_PAGES / "pages.csv"
+    pages = read_pages(session, folder, table)
+    wrong = [sum(a != b for a, b in zip(truth, read, strict=True)) for truth, read in pages.values()]
+    assert len(pages) >= 3
+    assert sum(count == 0 for count in wrong) >= 0.6 * len(pages), wrong  # the small training reads most boards whole
+    assert sum(wrong) <= 0.02 * 81 * len(pages), wrong
+
+
+def test_an_app_takes_a_single_file_within_its_limits(trained, tmp_path):
+    """Copied alone, as into an app's assets: no second file, opset and IR that ONNX Runtime 1.18 on Android reads."""
+    asset = tmp_path / "assets" / "sudoku_digitnet.onnx"
+    asset.parent.mkdir()
+    onnx.save_model(onnx.load(trained.out / "sudoku_digitnet.onnx"), asset, save_as_external_data=False)
+    assert [path.name for path in asset.parent.iterdir()] == ["sudoku_digitnet.onnx"]
+    model = onnx.load(asset, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 19} and model.ir_version <= 10
+    session = onnxruntime.InferenceSession(asset, providers=["CPUExecutionProvider"])
+    for cells in (1, 7, 81, 512):
+        assert session.run(["logits"], {"input": np.zeros((cells, 1, 28, 28), np.float32)})[0].shape == (cells, 10)
+
+
+def test_quantiser_makes_int8_files_and_tells_what_they_lose(trained, tmp_path):
+    """Calibrated on the first files in sorted order (all blank) it must come out worse than on cells of each class."""
+    (tmp_path / "data").mkdir()
+    for folder in ("train", "val"):
+        (tmp_path / "data" / folder).symlink_to(trained.data / folder)
+    shutil.copy(trained.out / "sudoku_digitnet.onnx", tmp_path)
+    result = script(
+        "tools/quantize.py", "--onnx", "sudoku_digitnet.onnx", "--out", "int8", "--cells", 200, cwd=tmp_path
+    )
+    assert result.code == 0, result.err
+    models = json.loads((tmp_path / "int8" / "quantize.json").read_text())["models"]
+    plain, blanks, spread = models.values()
+    assert list(models) == ["float", "INT8, first 200", "INT8, each class"]
+    assert all(model["bytes"] < 0.8 * plain["bytes"] for model in (blanks, spread))
+    assert spread["different_class"] <= blanks["different_class"]
+    assert spread["different_class"] <= 0.01 * plain["wrong"]["validation cells"]["cells"]
+    assert sum(line.startswith("| ") for line in result.out.splitlines()) == 4
+    for name in ("first_200", "each_class"):
+        session = onnxruntime.InferenceSession(tmp_path / "int8" / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        assert session.run(["logits"], {"input": np.zeros((81, 1, 28, 28), np.float32)})[0].shape == (81, 10)
