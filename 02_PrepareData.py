@@ -18,6 +18,7 @@ have. The pages of the first 100 training puzzles are kept, and those of all for
 
 import argparse
 import csv
+import io
 import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -52,9 +54,9 @@ PAGE_MARGIN = 60
 STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
 THIN, THICK, STROKE = 1, 3, 2  # inner lines, box lines, the digits' pen
 # The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: half of the
-# pages have one, half the other. Size, weight and baseline (from the cell's top) fit what OpenCV 5.0.0 draws.
+# pages have one, half the other. Size, weight, middle and baseline (in the cell) fit what OpenCV 5.0.0 draws.
 FACES = ("Hershey", "Rubik")
-RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_BASELINE = 36.5, 560, 46
+RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_MIDDLE, RUBIK_BASELINE = 36.5, 560, 37, 46
 CORNER_JITTER = 20  # the camera moves each corner of the page by up to this much
 BLUR_PROBABILITY, BLUR_KERNELS = 0.5, (3, 5)  # the camera's focus
 DESK_GREY = 220  # what the camera sees beside the page
@@ -101,13 +103,20 @@ def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
 def print_rubik(page: np.ndarray, digit: str, left: int, top: int) -> None:
     """The same as OpenCV 5 prints it, whatever OpenCV is here."""
     cell = Image.fromarray(page[top : top + STEP, left : left + STEP])
-    ImageDraw.Draw(cell).text((STEP / 2, RUBIK_BASELINE), digit, font=rubik(), anchor="ms", fill=0)
+    ImageDraw.Draw(cell).text((RUBIK_MIDDLE, RUBIK_BASELINE), digit, font=rubik(), anchor="ms", fill=0)
     page[top : top + STEP, left : left + STEP] = cell
 
 
 @cache
 def rubik() -> ImageFont.FreeTypeFont:
-    (file,) = family("Rubik", font_files("fontpkg_rubik"), 1).upright
+    """Rubik with its figures of one width (its 1 then has a foot), as OpenCV 5 has it."""
+    (path,) = family("Rubik", font_files("fontpkg_rubik"), 1).upright
+    font, file = TTFont(path), io.BytesIO()
+    figures = {code: f"{glyph}.tf" for code, glyph in font.getBestCmap().items() if chr(code) in "123456789"}
+    for table in font["cmap"].tables:
+        table.cmap.update(figures)
+    font.save(file)
+    file.seek(0)
     font = ImageFont.truetype(file, RUBIK_SIZE, layout_engine=ImageFont.Layout.BASIC)
     font.set_variation_by_axes([RUBIK_WEIGHT])
     return font

