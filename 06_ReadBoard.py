@@ -81,9 +81,10 @@ def main() -> None:
     if not 0 <= args.cut <= 0.2:
         parser.error(f"--cut: {args.cut} is not between 0 and 0.2")
     session = open_session(args.onnx)
-    photo = cv2.imread(str(args.photo), cv2.IMREAD_GRAYSCALE)
+    content = np.frombuffer(args.photo.read_bytes(), np.uint8)
+    photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
     if photo is None:
-        raise UserError(f"{args.photo} is not a readable image: check the path and the kind of file")
+        raise UserError(f"{args.photo} is not an image that OpenCV reads: give it a JPEG or PNG")
 
     height, width = photo.shape
     corners = np.float32([(0, 0), (width, 0), (width, height), (0, height)])

@@ -186,8 +186,8 @@ def test_read_board_finds_a_page_and_prints_its_digits(trained):
 @pytest.mark.parametrize(
     "options, code, words",
     [
-        (["nowhere.jpg"], 1, "nowhere.jpg is not a readable image"),
-        (["data/real/labels.csv"], 1, "labels.csv is not a readable image"),
+        (["nowhere.jpg"], 1, "No such file or directory: nowhere.jpg"),
+        (["data/real/labels.csv"], 1, "labels.csv is not an image"),
         (["data/real/boards/image1.jpg", "--cut", "0.5"], 2, "--cut: 0.5 is not between 0 and 0.2"),
         (["white.png", "--find"], 1, "no board found"),
     ],
