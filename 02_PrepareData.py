@@ -294,6 +294,9 @@ def main() -> None:
             f"{taken[0]} was not made by this script: it is used as it is and never overwritten; "
             "to draw new data, choose another folder with --out (make DATA=)"
         )
+    fonts = {}
+    if args.style == "photo":
+        fonts = {split: [font.family for font in load_fonts(split, args.system_fonts)] for split in ("train", "val")}
     args.out.mkdir(parents=True, exist_ok=True)
     new, old = args.out / ".new", args.out / ".old"
     for leftover in (new, old):
@@ -309,9 +312,8 @@ def main() -> None:
                 part.rename(old / part.name)
             (new / part.name).rename(part)
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        fonts = {split: [font.family for font in load_fonts(split, args.system_fonts)] for split in ("train", "val")}
-        report = {"settings": settings, "cells": counts, "run": describe_run()}
-        write_json(args.out / PREPARED, report | ({"fonts": fonts} if args.style == "photo" else {}))
+        report = {"settings": settings, "cells": counts} | ({"fonts": fonts} if fonts else {}) | {"run": describe_run()}
+        write_json(args.out / PREPARED, report)
     finally:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -104,7 +104,7 @@ def font_files(package: str) -> tuple[str, ...]:
 
 
 def family(name: str, files: tuple[str, ...] | list[str], often: float) -> Font:
-    slanted = [file for file in files if any(word in Path(file).stem for word in ("Italic", "Oblique", "Ita"))]
+    slanted = [file for file in files if any(word in Path(file).stem for word in ("Ita", "Obl"))]
     return Font(name, tuple(file for file in files if file not in slanted), tuple(slanted), often)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, script
 
+from digitnet_cli import UserError
 from digitnet_data import load_cells, rectify
 from digitnet_photo import (
     BOARD,
@@ -18,6 +19,7 @@ from digitnet_photo import (
     cut_photo,
     draw_board,
     draw_glyphs,
+    font_files,
     load_fonts,
     photograph,
     take_photo,
@@ -152,6 +154,11 @@ def test_every_font_has_nine_different_digits_of_one_height(split, file):
     assert [holes[digit - 1] for digit in (1, 2, 3, 5, 7, 8)] == [0, 0, 0, 0, 0, 2]
     height = np.arange(ink.shape[1])[:, None]
     assert (height * ink[5]).sum() / ink[5].sum() > (height * ink[8]).sum() / ink[8].sum()  # a 6 is heavy below
+
+
+def test_a_missing_font_package_is_told_in_one_line():
+    with pytest.raises(UserError, match="fonts of fontpkg-nowhere are not installed"):
+        font_files("fontpkg_nowhere")
 
 
 def test_varied_puzzles_keep_their_rules():
