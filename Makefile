@@ -159,7 +159,7 @@ smoke:
 
 ## doctor    can this machine run all this? needs nothing installed; says what to do
 doctor:
-	@"$$(command -v $(PYTHON) || echo python3)" tools/doctor.py --onnx $(ONNX)
+	@"$$(command -v $(PYTHON) || echo python3)" tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),,--own)
 
 ## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own data)
 clean:

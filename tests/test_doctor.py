@@ -14,6 +14,7 @@ PI5 = "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimd
 X86 = "flags\t\t: fpu sse sse2 ssse3 cx16 sse4_1 sse4_2 popcnt avx2\n"
 OLD_X86 = "flags\t\t: fpu sse sse2 ssse3 cx16\n"
 PINS = doctor.read_pins((ROOT / "requirements.txt").read_text())
+WITHOUT_ONNXSCRIPT = {name: version for name, version in PINS.items() if name != "onnxscript"}
 MOUNTS = "/dev/mmcblk0p2 / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
 
 
@@ -64,13 +65,14 @@ def meminfo(total: float, free: float) -> str:
         ("ok", "4.3", doctor.check_make("GNU Make 4.3\nBuilt for aarch64-unknown-linux-gnu\n")),
         ("fail", "4.2.1", doctor.check_make("GNU Make 4.2.1\n")),
         ("fail", "gmake", doctor.check_make("")),
-        ("ok", "not installed yet", doctor.check_packages(PINS, {"pip": "23.0"})),
-        ("ok", "pinned versions", doctor.check_packages(PINS, {**PINS, "torch": PINS["torch"] + "+cpu"})),
-        ("warn", "torch 2.8.0 (pinned: ", doctor.check_packages(PINS, {**PINS, "torch": "2.8.0"})),
+        ("ok", "not installed yet", doctor.check_packages(PINS, {}, expected=False)),
+        ("fail", "missing: ", doctor.check_packages(PINS, {"pip": "23.0"}, True)),
+        ("ok", "pinned versions", doctor.check_packages(PINS, {**PINS, "torch": PINS["torch"] + "+cpu"}, True)),
+        ("warn", "torch 2.8.0 (pinned: ", doctor.check_packages(PINS, {**PINS, "torch": "2.8.0"}, True)),
         (
             "fail",
             "missing: onnxscript",
-            doctor.check_packages(PINS, {n: v for n, v in PINS.items() if n != "onnxscript"}),
+            doctor.check_packages(PINS, WITHOUT_ONNXSCRIPT, True),
         ),
         ("ok", "none", doctor.check_cuda("aarch64", {"torch": "2.9.1"})),
         ("warn", "rm -rf .venv", doctor.check_cuda("aarch64", {"torch": "2.11.0", "nvidia-cudnn-cu13": "9.19.0.56"})),
@@ -139,3 +141,11 @@ def test_it_runs_before_anything_is_installed(tmp_path: Path):
     assert result.out.count("ok ") >= 10 and f"{tmp_path}/sudoku_digitnet.onnx: not made yet" in result.out
     result = run("make", "-C", ROOT, "doctor", f"VENV={tmp_path}/none")
     assert "Python " in result.out, "without the virtual environment, python3 answers"
+    result = run(sys.executable, "-I", "-S", ROOT / "tools" / "doctor.py", "--own", cwd=tmp_path)
+    assert result.code == 1 and "missing: " in result.out, "its own Python must have the packages"
+
+
+def test_one_version_of_ruff():
+    """The commit hooks check with the version that `make lint` uses."""
+    pin = (ROOT / "requirements-dev.txt").read_text().strip()
+    assert (ROOT / ".pre-commit-config.yaml").read_text().count(f"[{pin}]") == 2
