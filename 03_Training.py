@@ -130,6 +130,7 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
     for epoch in range(1, args.epochs + 1):
         # Drawn from seed and epoch alone, so that an epoch can be repeated without those before it.
         generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
+        epoch_start = time.perf_counter()
         model.train()
         total = torch.zeros(())
         order = draw_epoch(labels, steps * args.batch_size, args.blank_share, generator)
@@ -148,6 +149,7 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
             optimizer.step()
             schedule.step()
             total += loss.detach() / world
+        train_seconds = time.perf_counter() - epoch_start
         if world > 1:
             dist.all_reduce(total)
         if not total.isfinite():
@@ -157,6 +159,8 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
             "epoch": epoch,
             "train_loss": total.item() / steps,
             "val": evaluate(model, val_cells, args.label_smoothing),
+            "images": len(order),
+            "train_seconds": round(train_seconds, 3),
         }
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
