@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from digitnet_cli import (
@@ -53,7 +54,7 @@ from digitnet_onnx import INPUT_NAME, OPSET, OUTPUT_NAME, contract_failures, ope
 
 # Settings. Those of the command line stand in main().
 WEIGHT_DECAY = 1e-4
-WARM_UP = 0.05  # part of the steps in which the learning rate rises (OneCycle)
+AVERAGING = 0.9  # what is judged and kept are weights averaged over about 1 / (1 - this) steps: one step's are noisy
 EVALUATION_BATCH = 256  # cells; what the processor's caches hold is faster than more
 
 
@@ -63,6 +64,7 @@ class Recipe(NamedTuple):
     epochs: int  # passes over as many cells as there are
     batch_size: int  # cells a step
     lr: float  # highest learning rate of the OneCycle schedule
+    warm_up: float  # part of the steps in which the learning rate rises
     label_smoothing: float  # keeps the logits small; the best probability aims at 1 - 0.9 of it
     blank_share: float  # part of the cells shown that are blank; the digits share the rest equally
     # Degrees either way, parts of the side and of the size, part of the cells that are blurred.
@@ -72,10 +74,14 @@ class Recipe(NamedTuple):
 RECIPES = {
     # The augmentation is the tutorial's, but moved and zoomed further (it has 0.02 and 0.05): cells that a grid
     # detector cut at wrong corners look like that.
-    "digitnet": Recipe(10, 256, 3e-2, 0.05, 0.1, dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15)),
+    "digitnet": Recipe(
+        10, 256, 5e-2, 0.02, 0.05, 0.1, dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15)
+    ),
     # Photo pages are bent, blurred and cut at wrong corners already, so little is left to augment. Blanks are many,
     # because their texture, folds and show-through are what is mistaken for digits.
-    "digitnetv2": Recipe(10, 512, 1e-2, 0.0, 0.4, dict(degrees=5, translate=0.04, scale=0.08, blur_probability=0.0)),
+    "digitnetv2": Recipe(
+        10, 512, 1e-2, 0.05, 0.0, 0.4, dict(degrees=5, translate=0.04, scale=0.08, blur_probability=0.0)
+    ),
 }
 
 
@@ -108,6 +114,27 @@ def draw_epoch(labels: torch.Tensor, count: int, blank_share: float, generator: 
     return members[(sizes.cumsum(0) - sizes)[classes] + within]
 
 
+def start_standardized(model: nn.Module, x: torch.Tensor) -> None:
+    """Scales and shifts each convolution so that its outputs on `x` have mean 0 and deviation 1 in every channel.
+
+    Convolutions without a bias are left alone: BatchNorm follows them. With it, a network without BatchNorm learns
+    from the first step. Source: Salimans and Kingma, "Weight Normalization" (2016), data-dependent initialization.
+    """
+
+    def standardize(layer: nn.Conv2d, _, output: torch.Tensor) -> torch.Tensor:
+        deviation, mean = torch.std_mean(output, dim=(0, 2, 3), keepdim=True)
+        layer.weight /= deviation.view(-1, 1, 1, 1)
+        layer.bias.sub_(mean.flatten()).div_(deviation.flatten())
+        return (output - mean) / deviation
+
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    hooks = [convolution.register_forward_hook(standardize) for convolution in convolutions]
+    with torch.no_grad():
+        model.eval()(x)
+    for hook in hooks:
+        hook.remove()
+
+
 def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tuple[dict, list[dict]]:
     """Trains for args.epochs; returns the best epoch's state_dict and a record of every epoch.
 
@@ -118,13 +145,16 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
     share = slice(rank, None, world)
     torch.manual_seed(args.seed)
     model = NETWORKS[args.model]().to(memory_format=torch.channels_last)
+    pixels, labels = torch.from_numpy(train_cells.pixels[:, None]), torch.from_numpy(train_cells.labels)
+    first = draw_epoch(labels, args.batch_size, args.blank_share, torch.Generator().manual_seed(args.seed * 100_003))
+    start_standardized(model, normalize(pixels[first]))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING), use_buffers=True)
     network = nn.parallel.DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True)
     steps = -(-len(train_cells.labels) // args.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=WARM_UP
+        optimizer, max_lr=args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=args.warm_up
     )
-    pixels, labels = torch.from_numpy(train_cells.pixels[:, None]), torch.from_numpy(train_cells.labels)
 
     history, start = [], time.perf_counter()
     for epoch in range(1, args.epochs + 1):
@@ -148,6 +178,7 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
             loss.backward()
             optimizer.step()
             schedule.step()
+            averaged.update_parameters(model)
             total += loss.detach() / world
         train_seconds = time.perf_counter() - epoch_start
         if world > 1:
@@ -158,7 +189,7 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
         record = {
             "epoch": epoch,
             "train_loss": total.item() / steps,
-            "val": evaluate(model, val_cells, args.label_smoothing),
+            "val": evaluate(averaged.module, val_cells, args.label_smoothing),
             "images": len(order),
             "train_seconds": round(train_seconds, 3),
         }
@@ -168,7 +199,8 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
         print(f"  {describe_scores(record['val'])}")
         if best_epoch(history) is record:
             best_state = {
-                name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
+                name: value.clone(memory_format=torch.contiguous_format)
+                for name, value in averaged.module.state_dict().items()
             }
     return best_state, history
 

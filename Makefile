@@ -9,11 +9,13 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 # --- settings: make NAME=VALUE; an empty one leaves the script its own default (see its --help) ---
 # tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and the network for them.
 PROFILE ?= tutorial
-# Passes over as many cells as there are, cells a step, seed of everything, CPU threads.
+# Passes over as many cells as there are, cells a step, seed of everything, CPU threads (of each process).
 EPOCHS  ?=
 BATCH   ?=
 SEED    ?= 0
 THREADS ?=
+# Processes that share each batch under torchrun, for many cores; empty: one process with THREADS threads.
+NPROC   ?=
 # Puzzles for training and validation; a file of your own puzzles (empty: they are drawn).
 TRAIN   ?=
 VAL     ?=
@@ -49,6 +51,9 @@ endif
 # $(call option,--name,value): the option, or nothing if the value is empty.
 option = $(if $(2),$(1) $(2))
 
+# Its variable keeps torchrun from warning that it sets it; --threads sets the threads.
+TORCHRUN = OMP_NUM_THREADS=1 $(PYTHON) -m torch.distributed.run
+
 # --- files ---
 PREPARED   := $(DATA)/prepared.json
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
@@ -66,7 +71,7 @@ PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
 endif
 endif
 
-.PHONY: all data train export parity golden evaluate check-real test lint smoke doctor clean help FORCE
+.PHONY: all data train export parity golden evaluate check-real test lint bench bench-quick smoke doctor clean help FORCE
 
 ## all       everything below, up to a summary (the default)
 all: $(SUMMARY)
@@ -96,7 +101,7 @@ $(DATA)/prepared.json: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py d
 
 $(WEIGHTS): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
 		$(PREPARED) $(OUT)/.settings | $(INSTALLED)
-	$(PYTHON) $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
+	$(if $(NPROC),$(TORCHRUN) --nproc-per-node $(NPROC),$(PYTHON)) $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
 		$(call option,--epochs,$(EPOCHS)) $(call option,--batch-size,$(BATCH)) $(call option,--threads,$(THREADS))
 
 $(ONNX): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(WEIGHTS) | $(INSTALLED)
@@ -121,7 +126,7 @@ $(SUMMARY): $(PARITY) $(EVALUATION) $(PICTURES)
 # Settings stamps: remade only when a value differs from what the file says, so that `make EPOCHS=12`
 # rebuilds the weights and what hangs on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
-TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) DATA=$(DATA)
+TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
 ifneq ($(file <$(DATA)/.settings),$(DATA_SETTINGS))
 $(DATA)/.settings: FORCE
 endif
@@ -153,6 +158,14 @@ lint: | $(INSTALLED)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
+## bench     how fast: the tutorial's way and ours, step by step, 1 to 4 processes, 1 to 100 times the data (10 minutes)
+bench: $(PREPARED) | $(INSTALLED)
+	$(PYTHON) bench/bench.py --data $(DATA)
+
+## bench-quick  the same, shorter and rougher (a minute)
+bench-quick: $(PREPARED) | $(INSTALLED)
+	$(PYTHON) bench/bench.py --data $(DATA) --quick --out build/bench-quick
+
 ## smoke     the whole chain in seconds, on little data, in build/
 smoke:
 	$(MAKE) all DATA=build/data OUT=build/artifacts TRAIN=6 VAL=3 EPOCHS=1 PUZZLES=
@@ -172,5 +185,5 @@ help:
 	@sed -n 's/^## /  /p' Makefile
 	@echo 'Settings (make NAME=VALUE; an empty one leaves the script its own default, see python3 03_Training.py --help):'
 	@echo '  PROFILE=$(PROFILE) MODEL=$(MODEL)'
-	@echo '  EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) TRAIN=$(TRAIN) VAL=$(VAL) PUZZLES=$(PUZZLES)'
+	@echo '  EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) TRAIN=$(TRAIN) VAL=$(VAL) PUZZLES=$(PUZZLES)'
 	@echo '  REAL=$(REAL) DATA=$(DATA) OUT=$(OUT) VENV=$(VENV) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)'
