@@ -14,6 +14,7 @@ Medians of repeated runs, taken in turn. Other work on the machine spoils them. 
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -23,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +43,6 @@ from digitnet_onnx import open_session  # noqa: E402
 
 TARGET = 0.9928  # validation accuracy that the tutorial names
 CHAPTER_EPOCHS = 10
-
-
-def training_script():
-    """03_Training.py as a module: a name that starts with a digit cannot be imported by a statement."""
-    spec = spec_from_file_location("training", ROOT / "03_Training.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run_measured(*command: object) -> dict:
@@ -158,10 +150,10 @@ def bench_seeds(args: argparse.Namespace) -> dict:
 
 
 def bench_steps(args: argparse.Namespace) -> dict:
-    training, seconds, batch = training_script(), 0.2 if args.quick else 1.0, 256
+    training, seconds, batch = importlib.import_module("03_Training"), 0.2 if args.quick else 1.0, 256
     cells, generator = load_cells(args.data / "val"), torch.Generator().manual_seed(0)
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
-    chosen = training.draw_epoch(labels, batch, generator)
+    chosen, recipe = training.draw_epoch(labels, batch, 0.1, generator), training.RECIPES["digitnet"]
     results = {}
     for threads in sorted({1, available_cpus()}):
         torch.set_num_threads(threads)
@@ -169,7 +161,7 @@ def bench_steps(args: argparse.Namespace) -> dict:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
         def augmented():
-            drawn = draw_augmentation(batch, generator, **training.AUGMENTATION)
+            drawn = draw_augmentation(batch, generator, **recipe.augmentation)
             return augment(normalize(pixels[chosen]), *drawn)
 
         x, y = augmented(), labels[chosen]
@@ -192,7 +184,9 @@ def bench_steps(args: argparse.Namespace) -> dict:
             }
             results[f"{threads} thread{'s' * (threads > 1)}, {kind}"] = {
                 stage: value / batch * 1e6 for stage, value in found.items()
-            } | {"evaluation": median_time(lambda m=model: training.evaluate(m, cells), seconds) / len(labels) * 1e6}
+            } | {
+                "evaluation": median_time(lambda m=model: training.evaluate(m, cells, 0.0), seconds) / len(labels) * 1e6
+            }
     stages = list(next(iter(results.values())))
     table(
         f"One training step of {batch} cells, microseconds a cell",

@@ -1,0 +1,124 @@
+"""What makes training fast keeps its contracts: processes share each batch, order and start come from the seed."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, run, script
+
+from digitnet_data import augment, draw_augmentation, load_cells, normalize
+from digitnet_model import NETWORKS
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)
+OPTIONS = ("--epochs", 2, "--batch-size", 65, "--threads", 1, "--train-only")  # 65: one process has a cell more
+
+
+@pytest.fixture(scope="module")
+def training():
+    return importlib.import_module("03_Training")
+
+
+def trained(folder: Path) -> tuple[list[dict], dict]:
+    """The epochs' records and the weights that a run of 03_Training.py left."""
+    epochs = json.loads((folder / "training.json").read_text())["epochs"]
+    return epochs, torch.load(folder / "digitnet_best.pth", weights_only=True)
+
+
+def test_two_processes_train_as_one_does(built, tmp_path):
+    options = ("--data", built.data, *OPTIONS)
+    assert script("03_Training.py", *options, "--out", tmp_path / "one").code == 0
+    result = run(*TORCHRUN, ROOT / "03_Training.py", *options, "--out", tmp_path / "two")
+    assert result.code == 0, result.err
+    assert result.out.count("val acc: 0.") == 3  # two epochs and the best: only the first process speaks
+    (one, weights), (two, same_weights) = trained(tmp_path / "one"), trained(tmp_path / "two")
+    for a, b in zip(one, two, strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-3)
+        assert b["val"]["loss"] == pytest.approx(a["val"]["loss"], rel=1e-2)
+    for name, value in weights.items():
+        assert (same_weights[name] - value).norm() < 0.02 * value.norm(), name
+
+
+def test_processes_with_other_cells_are_refused(built, tmp_path):
+    """One process gets the validation cells to train on, as a machine with another copy of the data would."""
+    for rank, split in enumerate(("train", "val")):
+        (tmp_path / str(rank)).mkdir()
+        for name in ("train", "val"):
+            (tmp_path / str(rank) / name).symlink_to(built.data / split)
+    (tmp_path / "launch.py").write_text(
+        "import os, runpy, sys\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[1]))\n"
+        "sys.argv = [sys.argv[1], '--data', os.environ['RANK'], '--epochs', '1']\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    result = run(*TORCHRUN, "launch.py", ROOT / "03_Training.py", cwd=tmp_path)
+    assert result.code == 1
+    assert "03_Training.py: process 1 has other cells than process 0: copy the same data" in result.err
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_fewer_cells_a_step_than_processes_are_refused(built, tmp_path):
+    options = ("--data", built.data, "--out", tmp_path / "out", "--batch-size", 1)
+    result = run(*TORCHRUN, ROOT / "03_Training.py", *options)
+    assert result.code == 1 and "--batch-size 1 is less than a cell for each of 2 processes" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_nproc_trains_with_torchrun(built, tmp_path):
+    result = built.make("train", f"OUT={tmp_path}/out", "NPROC=2")
+    assert result.code == 0, result.err
+    assert "torch.distributed.run --nproc-per-node 2 03_Training.py" in result.out
+    assert (tmp_path / "out" / "digitnet_best.pth").exists()
+
+
+def test_a_share_of_a_batch_is_augmented_as_within_the_batch():
+    cells = normalize(torch.randint(0, 256, (9, 1, 28, 28), generator=torch.Generator().manual_seed(0)))
+    drawn = draw_augmentation(9, torch.Generator().manual_seed(1), 5, 0.1, 0.25, 0.5)
+    whole = augment(cells, *drawn)
+    for share in (slice(0, None, 2), slice(1, None, 2)):
+        torch.testing.assert_close(augment(cells[share], *(part[share] for part in drawn)), whole[share])
+
+
+def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares(training):
+    labels = torch.tensor([3, 0, 0, 9, 0, 1, 2, 0, 4, 5, 0, 6, 7, 0, 8, 1])  # in no order, unevenly many
+    first = training.draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(7))
+    assert torch.equal(first, training.draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(7)))
+    assert not torch.equal(first, training.draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(8)))
+    shares = torch.bincount(labels[first], minlength=10) / 20_000
+    assert shares[0] == pytest.approx(0.4, abs=0.02) and shares[1:].tolist() == pytest.approx([0.6 / 9] * 9, abs=0.01)
+    within = torch.bincount(first, minlength=16)[labels == 0] / 20_000
+    assert within.tolist() == pytest.approx([0.4 / 6] * 6, abs=0.01)  # every cell of a class is equally likely
+
+
+def test_training_starts_with_every_convolution_standardized(training, built):
+    x = normalize(torch.from_numpy(load_cells(built.data / "train").pixels[::7, None]))
+    torch.manual_seed(0)
+    model = NETWORKS["digitnet"]()
+    training.start_standardized(model, x)
+    with torch.no_grad():
+        first = model.net[0](x)
+        second = model.net[3](model.net[:3](x))
+    for output in (first, second):
+        deviation, mean = torch.std_mean(output, (0, 2, 3))
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
+        torch.testing.assert_close(deviation, torch.ones_like(deviation), atol=1e-3, rtol=0)
+
+
+def test_the_start_leaves_networks_with_batchnorm_as_they_are(training):
+    model = NETWORKS["digitnetv2"]()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training.start_standardized(model, torch.randn(8, 1, 28, 28))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_bfloat16_trains_float32_weights(built, tmp_path):
+    options = ("--data", built.data, "--out", tmp_path, *OPTIONS)
+    assert script("03_Training.py", *options).code == 0
+    (plain, _) = trained(tmp_path)
+    assert script("03_Training.py", *options, "--bf16").code == 0
+    (epochs, weights) = trained(tmp_path)
+    assert all(value.dtype == torch.float32 for value in weights.values())
+    assert epochs[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=0.05)
+    assert epochs[0]["train_loss"] != plain[0]["train_loss"]  # it was in bfloat16
