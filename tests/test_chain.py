@@ -37,7 +37,7 @@ def test_make_builds_everything_and_ends_in_a_summary(built):
     assert f"Exported: {built.out}/sudoku_digitnet.onnx" in lines
     assert lines[-3].startswith("parity passed: ") and "486 validation cells" in lines[-3]
     assert lines[-2].startswith("validation cells: ") and "camera pages: " in lines[-2]
-    assert "real boards: " in lines[-2] and "of 477 boards wrong" in lines[-2]
+    assert "real boards: " in lines[-2] and "of 6 boards wrong" in lines[-2]  # two boards, three cuts
     assert "digitnet_best.pth" in lines[-1] and "sudoku_digitnet.onnx" in lines[-1]
 
 
@@ -193,7 +193,8 @@ def test_help_shows_every_option_with_its_default(name):
     result = script(name, "--help")
     assert result.code == 0
     options = result.out[result.out.index("\noptions:") :].split("\n  --")[1:]
-    assert options and all("(default: " in " ".join(option.split()) for option in options)
+    told = ("(default: ", " for digitnet, ")  # the recipes' defaults differ from network to network
+    assert options and all(any(words in " ".join(option.split()) for words in told) for option in options)
 
 
 def test_make_help_lists_targets_and_settings():
