@@ -43,24 +43,31 @@ from digitnet_onnx import open_session  # noqa: E402
 
 TARGET = 0.9928  # validation accuracy that the tutorial names
 CHAPTER_EPOCHS = 10
+QUICK = ["chapter", "steps", "inference"]
+# Runs a command and writes its peak memory (KiB, of its largest process): a child counts the memory of the process that
+# started it, and this one has torch in it.
+LAUNCHER = (
+    "import resource, subprocess, sys; code = subprocess.call(sys.argv[2:]); "
+    "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)); sys.exit(code)"
+)
 
 
 def run_measured(*command: object) -> dict:
     """Runs a command to its end: seconds, peak memory in MiB, seconds to the first val acc >= TARGET (or None)."""
     start, reached = time.perf_counter(), None
     command = [str(part) for part in command]
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as errors, tempfile.NamedTemporaryFile("r") as memory:
+        command = [sys.executable, "-S", "-c", LAUNCHER, memory.name, *command]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
         for line in process.stdout:
             if reached is None and line.startswith("val acc: ") and float(line.split()[-1]) >= TARGET:
                 reached = time.perf_counter() - start
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        if process.wait():
             errors.seek(0)
             raise UserError(f"{' '.join(command)} failed: {errors.read()[-500:]}")
+        peak = int(memory.read()) / 1024
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mib": usage.ru_maxrss / 1024, "seconds_to_target": reached}
+    return {"seconds": seconds, "peak_mib": peak, "seconds_to_target": reached}
 
 
 def train_measured(args: argparse.Namespace, name: str, *options: object, launcher: tuple = ()) -> dict:
@@ -333,8 +340,8 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/ and val/")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
-    parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
+    parser.add_argument("--quick", action="store_true", help="less of it, in a minute: " + ", ".join(QUICK))
     parser.add_argument(
         "--chapter-epochs", type=int, default=0, metavar="N", help="also run N epochs its way (37 s each)"
     )
@@ -347,7 +354,7 @@ def main() -> None:
           f"onnxruntime {onnxruntime.__version__}, {run['date']}")  # fmt: skip
     report = args.out / "bench.json"
     results = json.loads(report.read_text()) if report.exists() else {}
-    for part in args.parts:
+    for part in args.parts or (QUICK if args.quick else PARTS):
         start = time.perf_counter()
         results[part] = {"run": run, "quick": args.quick, "results": PARTS[part](args)}
         results[part]["seconds"] = round(time.perf_counter() - start, 1)
