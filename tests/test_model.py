@@ -21,8 +21,7 @@ def v2() -> DigitNetV2:
     torch.manual_seed(0)
     model = DigitNetV2()
     for parameter in model.parameters():
-        if parameter.requires_grad:
-            nn.init.normal_(parameter, std=0.1)
+        nn.init.normal_(parameter, std=0.1)
     for _ in range(20):
         model(torch.rand(64, 1, 28, 28) * 2 - 1)
     return model.eval()
@@ -53,8 +52,8 @@ def test_digitnet_has_the_tutorials_layers_and_5130_parameters():
 
 def test_digitnetv2_costs_no_more_multiply_adds_than_digitnet():
     assert multiply_adds(DigitNet()) == 28 * 28 * 16 * 9 + 14 * 14 * 32 * 16 * 9 + 320 == 1_016_384
-    assert multiply_adds(DigitNetV2()) == 962_496 <= multiply_adds(DigitNet())
-    assert count_parameters(DigitNetV2()) == 18_026
+    assert multiply_adds(DigitNetV2()) == 970_624 <= multiply_adds(DigitNet())
+    assert count_parameters(DigitNetV2()) == 47_450
 
 
 def test_multiply_adds_leaves_the_model_as_it_was():
@@ -119,13 +118,6 @@ def test_folded_network_gives_the_same_logits_without_batchnorm(network, cells):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model was changed"
 
 
-def test_folding_refuses_a_negative_scale_behind_a_pooling():
-    model = DigitNetV2()
-    next(layer for layer in model.net if isinstance(layer, nn.BatchNorm2d)).weight.data[0] = -1
-    with pytest.raises(AssertionError, match="not positive"):
-        fold_batchnorm(model)
-
-
 def test_exported_digitnetv2_keeps_the_contract_and_its_logits(v2, cells, tmp_path):
     path = tmp_path / "model.onnx"
     importlib.import_module("03_Training").export(v2, path)
@@ -134,7 +126,7 @@ def test_exported_digitnetv2_keeps_the_contract_and_its_logits(v2, cells, tmp_pa
     # Nothing that an old ONNX Runtime on a telephone would not have.
     assert operators <= {
         *("ReduceMean", "ReduceL2", "Sub", "Mul", "Add", "Div"),
-        *("Conv", "Relu", "MaxPool", "Reshape", "Flatten", "Gemm"),
+        *("Conv", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Gemm"),
     }
     session = open_session(path)
     for count in (1, 3, 8):
