@@ -80,7 +80,7 @@ RECIPES = {
     # Photo pages are bent, blurred and cut at wrong corners already, so little is left to augment. Blanks are many,
     # because their texture, folds and show-through are what is mistaken for digits.
     "digitnetv2": Recipe(
-        10, 512, 1e-2, 0.05, 0.0, 0.4, dict(degrees=5, translate=0.04, scale=0.08, blur_probability=0.0)
+        10, 256, 1e-2, 0.1, 0.0, 0.4, dict(degrees=5, translate=0.04, scale=0.08, blur_probability=0.0)
     ),
 }
 
