@@ -18,9 +18,12 @@ have. The pages of the first 100 training puzzles are kept, and those of all for
 
 import argparse
 import csv
+import ctypes
 import io
+import os
 import shutil
 import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -215,6 +218,8 @@ def numbered_puzzle(number: int, seed: int) -> str:
 
 def set_up_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 
@@ -282,6 +287,10 @@ def main() -> None:
     parser.add_argument("--system-fonts", action="store_true", help="photo: train on Debian's fonts too, if installed")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw nothing but a sheet of photo pages, to look at")
     args = parser.parse_args()
+    if max(args.train or 0, args.val or 0) > 999_999:
+        parser.error("--train and --val: file names have room for 999,999 puzzles")
+    if args.workers > 1024:
+        parser.error(f"--workers: {args.workers} processes are more than any machine needs, 1024 at most")
     args.train, args.val = args.train or SIZES[args.style][0], args.val or SIZES[args.style][1]
     if args.sheet:
         draw_sheet(args.sheet, args.seed, args.system_fonts)
@@ -298,8 +307,9 @@ def main() -> None:
     if args.style == "photo":
         fonts = {split: [font.family for font in load_fonts(split, args.system_fonts)] for split in ("train", "val")}
     args.out.mkdir(parents=True, exist_ok=True)
-    new, old = args.out / ".new", args.out / ".old"
-    for leftover in (new, old):
+    # By process: what a killed run's workers still write must not get among this one's files.
+    new, old = (args.out / f".{name}.{os.getpid()}" for name in ("new", "old"))
+    for leftover in (*args.out.glob(".new.*"), *args.out.glob(".old.*")):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         counts = draw_data(args, new)

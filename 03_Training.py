@@ -8,7 +8,6 @@ Where the tutorial's script decodes every image anew each epoch, this one decode
 """
 
 import argparse
-import io
 import os
 import sys
 import time
@@ -48,9 +47,11 @@ from digitnet_data import (
     load_cells,
     normalize,
     score,
+    shared_pages,
 )
 from digitnet_model import NETWORKS, fold_batchnorm, load_model
 from digitnet_onnx import INPUT_NAME, OPSET, OUTPUT_NAME, contract_failures, open_session, run_logits
+from digitnet_resume import Signals, fingerprint, read_state, save_weights
 
 # Settings. Those of the command line stand in main().
 WEIGHT_DECAY = 1e-4
@@ -135,8 +136,13 @@ def start_standardized(model: nn.Module, x: torch.Tensor) -> None:
         hook.remove()
 
 
-def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tuple[dict, list[dict]]:
+def train(
+    args: argparse.Namespace, train_cells: Cells, val_cells: Cells, run: dict, state_file: Path
+) -> tuple[dict, list[dict]]:
     """Trains for args.epochs; returns the best epoch's state_dict and a record of every epoch.
+
+    Goes on from the state in `state_file` if that is of the same `run` (digitnet_resume.fingerprint), and writes it
+    after every epoch, and on Ctrl-C and SIGTERM within one.
 
     Several processes (torchrun) draw the same batches and the same augmentation; each computes its share of every
     batch, and the mean of their gradients is the whole batch's. Raises UserError if the loss is not finite.
@@ -156,15 +162,40 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
         optimizer, max_lr=args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=args.warm_up
     )
 
-    history, start = [], time.perf_counter()
-    for epoch in range(1, args.epochs + 1):
+    history, best_state, seconds, begun = [], None, 0.0, None  # begun: how far an interrupted epoch came
+    states = [read_state(state_file, run) if rank == 0 else None]
+    if world > 1:
+        dist.broadcast_object_list(states)
+    if state := states[0]:
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        history, best_state, seconds, begun = (state[name] for name in ("history", "best", "seconds", "begun"))
+        print(f"{state_file}: goes on in epoch {min(len(history) + 1, args.epochs)} of {args.epochs}")
+    signals, start = Signals(), time.perf_counter() - seconds
+
+    def save_state(begun: dict | None = None) -> None:
+        parts = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
+        parts = {name: part.state_dict() for name, part in parts.items()}
+        seconds = time.perf_counter() - start
+        run_state = {"run": run, "history": history, "best": best_state, "seconds": seconds, "begun": begun}
+        save_weights(parts | run_state, state_file)
+
+    for epoch in range(len(history) + 1, args.epochs + 1):
         # Drawn from seed and epoch alone, so that an epoch can be repeated without those before it.
         generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
         epoch_start = time.perf_counter()
         model.train()
         total = torch.zeros(())
-        order = draw_epoch(labels, steps * args.batch_size, args.blank_share, generator)
-        for batch in tqdm(order.split(args.batch_size), desc=f"epoch {epoch}/{args.epochs}", disable=rank > 0):
+        order = draw_epoch(labels, steps * args.batch_size, args.blank_share, generator).split(args.batch_size)
+        done = 0  # steps of this epoch
+        if begun:
+            done, total = begun["step"], begun["total"]
+            generator.set_state(begun["generator"])
+            begun = None
+        progress = tqdm(order[done:], f"epoch {epoch}/{args.epochs}", steps, disable=rank > 0, initial=done)
+        for step, batch in enumerate(progress, done + 1):
             affine, blurred = draw_augmentation(args.batch_size, generator, **args.augmentation)
             chosen = batch[share]
             x = augment(normalize(pixels[chosen]), affine[share], blurred[share])
@@ -180,19 +211,28 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
             schedule.step()
             averaged.update_parameters(model)
             total += loss.detach() / world
+            if signals.seen and world == 1 and step < steps:  # torchrun's processes stop at different steps
+                save_state({"step": step, "total": total, "generator": generator.get_state()})
+                progress.close()
+                signals.leave(f"in epoch {epoch} of {args.epochs}", state_file)
         train_seconds = time.perf_counter() - epoch_start
         if world > 1:
             dist.all_reduce(total)
-        if not total.isfinite():
-            raise UserError(f"the loss is not finite in epoch {epoch}: nothing was saved; try a lower --lr")
-
         record = {
             "epoch": epoch,
             "train_loss": total.item() / steps,
             "val": evaluate(averaged.module, val_cells, args.label_smoothing),
-            "images": len(order),
+            "images": (steps - done) * args.batch_size,
             "train_seconds": round(train_seconds, 3),
         }
+        if not np.isfinite([record["train_loss"], record["val"]["loss"]]).all():
+            kept = "nothing was saved"
+            if history and rank == 0:
+                path = state_file.with_name(f"{args.model}_stopped.pth")
+                save_weights(best_state, path)
+                kept = f"the best epoch's weights, {best_epoch(history)['epoch']}, are in {path}"
+            raise UserError(f"the loss is not finite in epoch {epoch}: {kept}; try a lower --lr")
+
         record["seconds"] = round(time.perf_counter() - start, 2)
         history.append(record)
         print(f"val acc: {accuracy(record):.4f}")
@@ -202,6 +242,11 @@ def train(args: argparse.Namespace, train_cells: Cells, val_cells: Cells) -> tup
                 name: value.clone(memory_format=torch.contiguous_format)
                 for name, value in averaged.module.state_dict().items()
             }
+        if rank == 0:
+            save_state()
+        if signals.seen:
+            signals.leave(f"after epoch {epoch} of {args.epochs}", state_file)
+    signals.restore()
     return best_state, history
 
 
@@ -280,6 +325,8 @@ def main() -> None:
     only.add_argument("--train-only", action="store_true", help="stop when the weights are saved")
     only.add_argument("--export-only", action="store_true", help="export the saved weights, train nothing")
     args = parser.parse_args()
+    if args.threads > 1024:
+        parser.error(f"--threads: {args.threads} threads are more than any machine has, 1024 at most")
     args = argparse.Namespace(**RECIPES[args.model]._asdict() | vars(args))
     torch.set_num_threads(args.threads)
     weights, onnx_file = args.out / f"{args.model}_best.pth", args.out / "sudoku_digitnet.onnx"
@@ -294,19 +341,28 @@ def main() -> None:
         )
         if dist.is_initialized():
             check_same_cells(train_cells, val_cells)
-        best_state, history = train(args, train_cells, val_cells)
+        if args.batch_size > (most := max(1024, len(train_cells.labels))):
+            raise UserError(f"--batch-size {args.batch_size} is more than there are cells: {most} at most")
+        if shared := shared_pages(train_cells, val_cells):
+            raise UserError(
+                f"{args.data / 'val'} shares {len(shared)} pages with {args.data / 'train'}, {', '.join(shared[:3])}"
+                f"{', …' if len(shared) > 3 else ''}: its score would say nothing; remove them from one of the two"
+            )
+        data = {"train_sha256": digest(train_cells), "val_sha256": digest(val_cells)}
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        matters = {name: settings[name] for name in settings.keys() - {"data", "out", "train_only", "export_only"}}
+        run = fingerprint(matters | {"processes": processes()[1]}, data)
+        state_file = args.out / f".{args.model}_state.pth"
+        best_state, history = train(args, train_cells, val_cells, run, state_file)
         if processes()[0]:
             return  # the first process saves
         best = best_epoch(history)
         print(f"Best val acc: {accuracy(best):.4f}")
         print(f"  epoch {best['epoch']}: {describe_scores(best['val'])}")
-        buffer = io.BytesIO()  # torch.save would write the temporary file's name into the file
-        torch.save(best_state, buffer)
-        write_file(weights, lambda name: Path(name).write_bytes(buffer.getvalue()))
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        data = {"train_sha256": digest(train_cells), "val_sha256": digest(val_cells)}
         report = {"settings": settings, "best_epoch": best["epoch"], "data": data, "epochs": history}
         write_json(args.out / "training.json", report | {"run": describe_run()})
+        save_weights(best_state, weights)  # last: for make, the weights stand for both
+        state_file.unlink(missing_ok=True)
         print(f"Saved: {weights}")
     if args.train_only:
         return

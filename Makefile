@@ -71,7 +71,7 @@ PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
 endif
 endif
 
-.PHONY: all data train export parity golden evaluate check-real test lint bench bench-quick smoke doctor clean help FORCE
+.PHONY: all data train export parity golden evaluate check-real test test-all lint bench bench-quick smoke doctor clean help FORCE
 
 ## all       everything below, up to a summary (the default)
 all: $(SUMMARY)
@@ -99,12 +99,13 @@ $(DATA)/prepared.json: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py d
 	$(PYTHON) $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
-$(WEIGHTS): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
+$(WEIGHTS): 03_Training.py digitnet_resume.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
 		$(PREPARED) $(OUT)/.settings | $(INSTALLED)
 	$(if $(NPROC),$(TORCHRUN) --nproc-per-node $(NPROC),$(PYTHON)) $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
 		$(call option,--epochs,$(EPOCHS)) $(call option,--batch-size,$(BATCH)) $(call option,--threads,$(THREADS))
 
-$(ONNX): 03_Training.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(WEIGHTS) | $(INSTALLED)
+$(ONNX): 03_Training.py digitnet_resume.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(WEIGHTS) \
+		| $(INSTALLED)
 	$(PYTHON) $< --out $(OUT) --model $(MODEL) --export-only
 
 $(PARITY) $(GOLDEN) &: 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_golden.py \
@@ -139,7 +140,7 @@ $(OUT)/.settings:
 	@mkdir -p $(@D); echo '$(TRAIN_SETTINGS)' > $@
 
 # pip's files go to the disk: in memory they would fill a small Raspberry Pi.
-PIP = TMPDIR=$(CURDIR)/$(VENV) $(VENV)/bin/python -m pip install --no-cache-dir --disable-pip-version-check
+PIP = TMPDIR="$(CURDIR)/$(VENV)" $(VENV)/bin/python -m pip install --no-cache-dir --disable-pip-version-check
 
 $(VENV)/.installed: requirements.txt
 	@python3 -c 'import sys; sys.exit(not (sys.version_info >= (3, 11) and sys.maxsize > 2**32))' || \
@@ -151,6 +152,10 @@ $(VENV)/.installed: requirements.txt
 ## test      the tests, offline, in temporary folders
 test: | $(INSTALLED)
 	$(PYTHON) -m pytest -q tests
+
+## test-all  the same with 20 kills of each kind instead of 3
+test-all: | $(INSTALLED)
+	$(PYTHON) -m pytest -q tests --kills 20
 
 ## lint      ruff's checks and format
 lint: | $(INSTALLED)
@@ -178,7 +183,7 @@ doctor:
 clean:
 	rm -rf build $(OUT)
 	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
-		(cd $(DATA) && set -x && rm -rf train val grids .new .old prepared.json .settings .made-by-02_PrepareData.py); fi
+		(cd $(DATA) && set -x && rm -rf train val grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi
 
 ## help      this list
 help:

@@ -1,6 +1,7 @@
 """What every script needs around its work: options, mistakes told in one line, files written whole, reports."""
 
 import argparse
+import glob
 import hashlib
 import json
 import os
@@ -51,11 +52,13 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
 
 def whole_number(text: str, lowest: int) -> int:
-    """Reads a whole number of at least `lowest`; for argparse, which tells the user what was wrong."""
+    """Reads a whole number of at least `lowest`, below 2 ** 31; for argparse, which tells the user what was wrong."""
     try:
         value = int(text)
     except ValueError:
         value = lowest - 1
+    if value >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {2**31 - 1}")
     if value < lowest:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {lowest}")
     return value
@@ -102,10 +105,16 @@ def write_file(path: Path | str, write: Callable[[str], None]) -> None:
     """Calls write(temporary name in the same folder), then renames: `path` is whole or as it was before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        pid = leftover.name.removesuffix(path.suffix).rpartition(".")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            leftover.unlink(missing_ok=True)  # of a process that was killed
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(str(temporary))
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None  # a full disk has no name
     finally:
         temporary.unlink(missing_ok=True)
 

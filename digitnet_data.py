@@ -29,6 +29,7 @@ NUM_CLASSES = 10
 BLANK = 0  # the class of an empty cell
 BLANK_BELOW = 0.65  # clients turn a cell whose best probability is lower into a blank
 
+LEAST_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
 REAL_BOARDS = Path(__file__).resolve().parent / "data" / "real"  # photos: for measuring, never for training
 PREPARED = "prepared.json"  # there when our data folder is whole: removed first, written last
@@ -97,7 +98,13 @@ def read_cell(path: Path | str) -> np.ndarray:
     """One cell image -> uint8 [28, 28]; raises UserError if it is not an 8-bit grey 28x28 image."""
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): replace or remove it") from None
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+    if b"acTL" in content[:100]:
+        raise UserError(f"{path} is animated, so which of its images counts is not certain: replace or remove it")
     if image is None:
         raise UserError(f"{path} is not a readable image: replace or remove it")
     if image.shape != (CELL_SIZE, CELL_SIZE) or image.dtype != np.uint8:
@@ -141,6 +148,25 @@ def digest(cells: Cells) -> str:
     """Hex SHA-256 of a set of cells: pixels, labels and names."""
     parts = (cells.pixels, cells.labels, "\n".join(cells.names).encode())
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def shared_pages(train: Cells, val: Cells) -> list[str]:
+    """Names of the pages of `val` that are in `train`, too, under whatever name: the same digits at the same places,
+    pixel for pixel.
+
+    A page is what its cells' names begin with. Single cells may well be the same, since clean prints of a digit
+    are alike, and so may pages with fewer than LEAST_DIGITS.
+    """
+
+    def pages(cells: Cells) -> dict[bytes, str]:
+        parts: dict[str, list[bytes]] = {}
+        for i in np.flatnonzero(cells.labels != BLANK):
+            page, _, place = cells.names[i].rpartition("_")
+            parts.setdefault(page, []).append(place.encode() + cells.pixels[i].tobytes())
+        return {b"".join(sorted(of)): page for page, of in parts.items() if len(of) >= LEAST_DIGITS}
+
+    known, asked = pages(train), pages(val)
+    return sorted(asked[content] for content in known.keys() & asked.keys())
 
 
 def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:

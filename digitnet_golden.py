@@ -17,7 +17,7 @@ import onnxruntime
 
 from digitnet_cli import UserError, sha256, write_file
 from digitnet_data import CELL_SIZE, NUM_CLASSES
-from digitnet_onnx import INPUT_NAME, OUTPUT_NAME, in_short, run_logits
+from digitnet_onnx import in_short, run_logits, signature_failures
 
 BATCHES = (1, 2, 3, 81, 119, 512)  # cells in a run; 81 is a board, 119 an odd number with odd remainders
 CELLS_OF_A_CLASS = 20  # taken from each set of cells: keeps the file far below 1 MB
@@ -124,17 +124,3 @@ def check_golden(
     return list(dict.fromkeys(failures)), {"vectors": len(golden["inputs"]), "measured": measured} | {
         "made_with": json.loads(str(golden["versions"]))
     }
-
-
-def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
-    """What ONNX Runtime itself sees of a broken contract: names, types and dimensions of input and output."""
-    failures = []
-    expected = {
-        "input": (session.get_inputs(), INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]),
-        "output": (session.get_outputs(), OUTPUT_NAME, [NUM_CLASSES]),
-    }
-    for role, (values, name, sizes) in expected.items():
-        found = [(value.name, value.type, value.shape[1:]) for value in values]
-        if found != [(name, "tensor(float)", sizes)] or not isinstance(values[0].shape[0], str):
-            failures.append(f"{role} is {found}, not {name}, tensor(float), [N, {', '.join(map(str, sizes))}]")
-    return failures

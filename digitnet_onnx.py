@@ -67,9 +67,26 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8 cells [N, 28, 28] -> the best class, int64 [N], and its softmax probability, float32 [N]."""
+    if failures := signature_failures(session):
+        path = getattr(session, "_model_path", "the ONNX file")
+        raise UserError(f"{path} is not a digit recogniser: {'; '.join(failures)}: give the file that was exported")
     batches = [pixels[i : i + MAX_BATCH, None] for i in range(0, len(pixels), MAX_BATCH)]
     logits = np.concatenate([run_logits(session, normalize(batch)) for batch in batches])
     return logits.argmax(axis=1), softmax(logits).max(axis=1)
+
+
+def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
+    """What ONNX Runtime itself sees of a broken contract: names, types and dimensions of input and output."""
+    failures = []
+    expected = {
+        "input": (session.get_inputs(), INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]),
+        "output": (session.get_outputs(), OUTPUT_NAME, [NUM_CLASSES]),
+    }
+    for role, (values, name, sizes) in expected.items():
+        found = [(value.name, value.type, value.shape[1:]) for value in values]
+        if found != [(name, "tensor(float)", sizes)] or not isinstance(values[0].shape[0], str):
+            failures.append(f"{role} is {found}, not {name}, tensor(float), [N, {', '.join(map(str, sizes))}]")
+    return failures
 
 
 # --- the contract ---------------------------------------------------------------------------------

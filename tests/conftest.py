@@ -103,3 +103,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 def snapshot() -> Callable[[Path], dict[str, bytes]]:
     """Every file under a folder with its bytes, to show that nothing was lost."""
     return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=3, help="processes killed at a random moment, of each kind")

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from digitnet_cli import UserError
-from digitnet_data import Cells, augment, cut_cells, draw_augmentation, load_cells, normalize, rectify, score
+from digitnet_data import (
+    Cells,
+    augment,
+    cut_cells,
+    draw_augmentation,
+    load_cells,
+    normalize,
+    rectify,
+    score,
+    shared_pages,
+)
 
 
 @pytest.fixture
@@ -133,3 +143,24 @@ def test_score_counts_cells_digits_and_boards():
         "cells": 163, "wrong_cells": 4, "digits": 10, "wrong_digits": 2, "blanks": 153, "wrong_blanks": 2,
         "boards": 2, "wrong_boards": 1,
     }  # fmt: skip
+
+
+def page(name, digits, seed):
+    """A page's cells with `digits` (81 numbers), their pixels drawn from `seed`."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (81, 28, 28), np.uint8)
+    return Cells(pixels, np.array(digits), np.array([f"{name}_{cell:02d}" for cell in range(81)]))
+
+
+def join(*parts):
+    return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def test_pages_in_both_sets_are_found_under_any_name_and_like_cells_are_not():
+    digits, blank = [*range(1, 10), *[0] * 72], [0] * 81
+    train = join(page("000000_cam", digits, 0), page("000001_cam", digits, 1), page("000002_cam", blank, 2))
+    renamed = page("000007_cam", digits, 1)
+    other = page("000000_cam", digits, 3)
+    other.pixels[:8] = train.pixels[:8]  # eight of its nine digits are printed alike
+    val = join(other, renamed, page("000002_cam", blank, 2))
+    assert shared_pages(train, val) == ["000007_cam"]
+    assert shared_pages(train, other) == []

@@ -1,0 +1,165 @@
+"""Killed at any moment and started again: the same bytes as if nothing had happened, and nothing half-made is used."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, script
+
+from digitnet_cli import UserError
+from digitnet_data import load_cells
+
+EPOCHS = 3
+
+
+def options(chain, out):
+    return [
+        *("--data", chain.data, "--out", out, "--epochs", EPOCHS, "--batch-size", 64),
+        "--threads",
+        1,
+        "--train-only",
+    ]
+
+
+def start(name, *arguments):
+    command = [sys.executable, ROOT / name, *arguments]
+    return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def stop_after(process, characters, number, words=b""):
+    """Sends the signal when that much, and `words`, has been printed, or lets the process end.
+
+    Returns its exit code and output.
+    """
+    seen = b""
+    while (len(seen) < characters or words not in seen) and (more := os.read(process.stdout.fileno(), 64)):
+        seen += more
+    process.send_signal(number)
+    seen += process.stdout.read()
+    return process.wait(), seen.decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(built, tmp_path_factory):
+    """The weights of a run that nothing interrupted, and how much such a run prints."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    result = script("03_Training.py", *options(built, out))
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in out.iterdir()) == ["digitnet_best.pth", "training.json"]
+    return (out / "digitnet_best.pth").read_bytes(), len(result.out) + len(result.err)
+
+
+def test_training_killed_at_random_moments_ends_in_the_same_weights(built, uninterrupted, tmp_path, request, count):
+    weights, printed = uninterrupted
+    rng, kills, runs, resumed = np.random.default_rng(0), 0, 0, 0
+    while kills < request.config.getoption("--kills"):
+        out, runs = tmp_path / f"run {runs}", runs + 1
+        code = None
+        while code != 0:
+            last = kills >= request.config.getoption("--kills")
+            after = 10 * printed if last else int(rng.integers(printed // 4, printed)) if kills else printed * 3 // 4
+            code, told = stop_after(start("03_Training.py", *options(built, out)), after, signal.SIGKILL)
+            assert code in (0, -signal.SIGKILL) and "Traceback" not in told, told
+            kills += code != 0
+            resumed += "goes on in epoch" in told
+            assert "starts anew" not in told
+        assert (out / "digitnet_best.pth").read_bytes() == weights
+        assert sorted(path.name for path in out.iterdir()) == ["digitnet_best.pth", "training.json"]
+    assert resumed
+    count(f"training: killed {kills} times in {runs} runs, went on {resumed} times, each ended in the same weights")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_training_says_how_to_go_on_and_does(built, uninterrupted, tmp_path, number):
+    weights, _ = uninterrupted
+    code, told = stop_after(start("03_Training.py", *options(built, tmp_path)), 0, number, b"epoch 2/")
+    last = told.rstrip().splitlines()[-1]
+    assert code == 128 + number and "Traceback" not in told
+    assert last.startswith("03_Training.py: interrupted ") and "the same command goes on from there" in last
+    result = script("03_Training.py", *options(built, tmp_path))
+    assert result.code == 0 and "goes on in epoch" in result.out
+    assert (tmp_path / "digitnet_best.pth").read_bytes() == weights
+
+
+@pytest.mark.parametrize("change", ["settings", "state broken"])
+def test_a_state_that_does_not_fit_is_told_and_not_used(built, uninterrupted, tmp_path, change):
+    weights, _ = uninterrupted
+    stop_after(start("03_Training.py", *options(built, tmp_path)), 0, signal.SIGKILL, b"epoch 2/")
+    (state,) = tmp_path.glob(".digitnet_state.pth")
+    if change == "state broken":
+        state.write_bytes(state.read_bytes()[:-200])
+    result = script("03_Training.py", *options(built, tmp_path), *(("--seed", 1) if change == "settings" else ()))
+    assert result.code == 0 and "training starts anew" in result.out
+    assert result.out.count("val acc: ") == EPOCHS + 1  # and the best
+    assert ((tmp_path / "digitnet_best.pth").read_bytes() == weights) == (change == "state broken")
+
+
+# --- data --------------------------------------------------------------------------------------------
+
+# Runs a script and kills it with SIGKILL at its n-th change of a name in the file system.
+KILLER = """
+import os, pathlib, runpy, signal, sys
+left, script = int(sys.argv[1]), sys.argv[2]
+def deadly(change):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change(*arguments, **options)
+    return call
+for name in ("rename", "unlink", "touch"):
+    setattr(pathlib.Path, name, deadly(getattr(pathlib.Path, name)))
+os.replace = deadly(os.replace)
+sys.path.insert(0, os.path.dirname(script))
+sys.argv = [script, *sys.argv[3:]]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def prepare(out, seed):
+    return ["--train", "2", "--val", "1", "--workers", "1", "--seed", str(seed), "--out", str(out)]
+
+
+def cells_of(folder):
+    """The pixels of a data folder, or None if it is refused in words."""
+    try:
+        return [load_cells(folder / split).pixels.tobytes() for split in ("train", "val")]
+    except UserError as error:
+        assert "half prepared" in str(error) or "no data in" in str(error)
+        return None
+
+
+def test_preparing_data_killed_at_every_change_and_at_random_leaves_no_half_set(tmp_path, request, count):
+    for seed in (1, 2):
+        assert script("02_PrepareData.py", *prepare(tmp_path / f"whole{seed}", seed)).code == 0
+    old, new = (cells_of(tmp_path / f"whole{seed}") for seed in (1, 2))
+    assert old and new and old != new
+    rng, outcomes = np.random.default_rng(0), {"old": 0, "new": 0, "refused": 0}
+
+    def judge(folder):
+        found = cells_of(folder)
+        outcomes["refused" if found is None else "old" if found == old else "new"] += 1
+        assert found in (None, old, new)
+
+    for change in range(1, 11):
+        folder = shutil.copytree(tmp_path / "whole1", tmp_path / f"change{change}")
+        command = [sys.executable, "-c", KILLER, str(change), str(ROOT / "02_PrepareData.py"), *prepare(folder, 2)]
+        assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+        judge(folder)
+    for kill in range(request.config.getoption("--kills")):
+        folder = shutil.copytree(tmp_path / "whole1", tmp_path / f"random{kill}")
+        process = start("02_PrepareData.py", *prepare(folder, 2))
+        time.sleep(rng.uniform(0, 2))
+        process.kill()
+        process.communicate()
+        judge(folder)
+    assert outcomes["old"] and outcomes["refused"]
+    assert script("02_PrepareData.py", *prepare(folder, 2)).code == 0 and cells_of(folder) == new
+    assert not list(folder.glob(".new.*")) and not list(folder.glob(".old.*"))
+    count(f"preparing data: killed {sum(outcomes.values())} times, then found {outcomes}")
