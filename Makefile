@@ -62,6 +62,8 @@ PARITY     := $(OUT)/parity.json
 GOLDEN     := $(OUT)/golden.npz
 EVALUATION := $(OUT)/evaluation.json
 PICTURES   := $(addprefix $(OUT)/,confusion_matrix.png learning_curve.png misread_cells.png training_cells.png)
+# Drawn pages beside real boards, to look at.
+SHEET      := $(if $(filter photo,$(PROFILE)),$(OUT)/pages.png)
 SUMMARY    := $(OUT)/summary.txt
 
 # Data that 02_PrepareData.py did not make are used as they are: their folders stand for them.
@@ -92,7 +94,7 @@ parity: $(PARITY)
 golden: $(GOLDEN)
 
 ## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards
-evaluate: $(EVALUATION) $(PICTURES)
+evaluate: $(EVALUATION) $(PICTURES) $(SHEET)
 
 $(DATA)/prepared.json: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py \
 		$(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
@@ -120,7 +122,10 @@ $(EVALUATION) $(PICTURES) &: 05_Evaluate.py digitnet_pictures.py digitnet_data.p
 check-real: $(ONNX) $(PREPARED)
 	$(PYTHON) 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --floor $(FLOOR)
 
-$(SUMMARY): $(PARITY) $(EVALUATION) $(PICTURES)
+$(OUT)/pages.png: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py | $(INSTALLED)
+	$(PYTHON) $< --style photo --seed $(SEED) --sheet $@
+
+$(SUMMARY): $(PARITY) $(EVALUATION) $(PICTURES) $(SHEET)
 	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $(PARITY) $(EVALUATION); echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
 	@echo; cat $@
 
