@@ -125,7 +125,7 @@ check-real: $(ONNX) $(PREPARED)
 $(OUT)/pages.png: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py | $(INSTALLED)
 	$(PYTHON) $< --style photo --seed $(SEED) --sheet $@
 
-$(SUMMARY): $(PARITY) $(EVALUATION) $(PICTURES) $(SHEET)
+$(SUMMARY): $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET)
 	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $(PARITY) $(EVALUATION); echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
 	@echo; cat $@
 
