@@ -179,7 +179,8 @@ def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray])
                 f"weights {name} are {found.dtype} {list(found.shape)}, not {expected.dtype} {list(expected.shape)}"
             )
         elif different := int((found.view(np.uint32) != expected.view(np.uint32)).sum()):
-            most = float(np.abs(found - expected).max())
+            with np.errstate(invalid="ignore"):  # infinite minus infinite
+                most = float(np.abs(found - expected).max())
             failures.append(f"weights {name}: {different} of {found.size} differ, by up to {most:.1e}")
     extra = {name: values for name, values in held.items() if values.dtype.kind == "f" and values.size > 1}
     failures += [f"{name} {list(extra[name].shape)} are no weights of the network" for name in extra.keys() - weights]
