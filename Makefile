@@ -156,9 +156,9 @@ $(VENV)/.installed: requirements.txt
 
 ## test      the tests, offline, in temporary folders
 test: | $(INSTALLED)
-	$(PYTHON) -m pytest -q tests
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests
 
-## test-all  the same with 20 kills of each kind instead of 3
+## test-all  the same with 20 kills of each kind instead of 3, one test after the other, and with its counts
 test-all: | $(INSTALLED)
 	$(PYTHON) -m pytest -q tests --kills 20
 
