@@ -45,8 +45,8 @@ from digitnet_cli import (
     write_file,
     write_json,
 )
-from digitnet_data import MARKER, PREPARED, REAL_BOARDS, cut_cells, rectify
-from digitnet_photo import RECTIFIED, Photo, cut_photo, family, font_files, load_fonts, take_photo
+from digitnet_data import BOARD_SIDE, MARKER, PREPARED, REAL_BOARDS, cut_cells, rectangle, rectify
+from digitnet_photo import Photo, cut_photo, family, font_files, load_fonts, take_photo
 from digitnet_puzzles import draw_puzzle, read_puzzles, vary_puzzle
 
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
@@ -64,7 +64,7 @@ CORNER_JITTER = 20  # the camera moves each corner of the page by up to this muc
 BLUR_PROBABILITY, BLUR_KERNELS = 0.5, (3, 5)  # the camera's focus
 DESK_GREY = 220  # what the camera sees beside the page
 # Cells are cut both ways: (side of the straightened board in pixels, part cut off each side of a cell).
-FRAMINGS = ((9 * STEP, 0.0), (450, 0.12))
+FRAMINGS = ((9 * STEP, 0.0), (BOARD_SIDE, 0.12))
 
 # Settings of the photo pages; those of the print, the paper and the camera are in digitnet_photo.py.
 BOARDS_PER_PUZZLE = 5
@@ -92,7 +92,7 @@ def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
     for cell, digit in enumerate(puzzle):
         if digit != "0":
             print_digit(page, digit, left + cell % 9 * STEP, top + cell // 9 * STEP)
-    return page, left_top_square(left, top, side)
+    return page, rectangle(left, top, side, side)
 
 
 def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
@@ -125,17 +125,12 @@ def rubik() -> ImageFont.FreeTypeFont:
     return font
 
 
-def left_top_square(left: float, top: float, side: float) -> np.ndarray:
-    """Corners of an upright square, float32 [4, 2]: top left, then clockwise."""
-    return np.float32([(left, top), (left + side, top), (left + side, top + side), (left, top + side)])
-
-
 def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The tutorial's mild camera: the page's corners move, giving perspective; half of the views are blurred.
 
     Returns the view and where the grid's corners truly are in it.
     """
-    sheet = np.float32([(0, 0), (PAGE_WIDTH, 0), (PAGE_WIDTH, PAGE_HEIGHT), (0, PAGE_HEIGHT)])
+    sheet = rectangle(0, 0, PAGE_WIDTH, PAGE_HEIGHT)
     moved = sheet + rng.integers(-CORNER_JITTER, CORNER_JITTER + 1, (4, 2)).astype(np.float32)
     transform = cv2.getPerspectiveTransform(sheet, moved)
     view = cv2.warpPerspective(page, transform, (PAGE_WIDTH, PAGE_HEIGHT), borderValue=DESK_GREY)
@@ -194,7 +189,7 @@ def draw_sheet(path: Path, seed: int, system_fonts: bool) -> None:
     tiles = []
     for number in range(SHEET_ROWS * columns):
         photo, _ = numbered_photo("train", number, draw_puzzle(rng), seed, system_fonts)
-        tiles.append(rectify(photo.view, photo.corners, RECTIFIED))
+        tiles.append(rectify(photo.view, photo.corners, BOARD_SIDE))
     halves = [tiles]
     if real:
         chosen = rng.permutation(len(real))[: SHEET_ROWS * columns]

@@ -31,7 +31,17 @@ from digitnet_cli import (
     sha256,
     write_json,
 )
-from digitnet_data import BLANK_BELOW, CELL_SIZE, REAL_BOARDS, Cells, load_boards, load_cells, normalize, score
+from digitnet_data import (
+    BLANK_BELOW,
+    CELL_SIZE,
+    REAL_BOARDS,
+    REAL_CUTS,
+    Cells,
+    load_boards,
+    load_cells,
+    normalize,
+    score,
+)
 from digitnet_golden import BATCHES, Limits, check_golden, difference, edge_inputs, some_of_every_class, write_golden
 from digitnet_onnx import MAX_BATCH, contract_failures, in_short, open_session, run_logits, softmax
 
@@ -40,7 +50,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 # Settings. Those of the command line stand in main().
-CUTS = (0.0, 0.06, 0.12)  # parts of a cell cut off each side of a real photo's cells: what clients do lies between
 SEED = 0  # of the noise
 # A porter's environment may switch PyTorch's float32 to bfloat16, which breaks parity by design.
 FAST_MATH = "DNNL_DEFAULT_FPMATH_MODE"
@@ -196,7 +205,7 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
     model = load_model(args.weights)
     sets = {"validation cells": load_cells(args.data / "val")}
     if (args.real / "labels.csv").is_file():
-        sets |= {f"real cells cut {100 * cut:.0f} %": load_boards(args.real, cut) for cut in CUTS}
+        sets |= {f"real cells cut {100 * cut:.0f} %": load_boards(args.real, cut) for cut in REAL_CUTS}
     else:
         print(f"no photos in {args.real}: passed over")
     references = make_references(model, sets)

@@ -37,8 +37,10 @@ from digitnet_cli import (
 from digitnet_data import (
     BLANK,
     BLANK_BELOW,
+    BOARD_SIDE,
     NUM_CLASSES,
     REAL_BOARDS,
+    REAL_CUTS,
     Cells,
     cut_cells,
     load_boards,
@@ -50,9 +52,8 @@ from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, confusion_matrices, learning_curve, misread_cells, training_cells
 
 # Settings. Those of the command line stand in main().
-BOARD_SIDE, CUT = 450, 0.12  # pixels and part of a cell: what the tutorial's grid processor uses
+CUT = 0.12  # part of a cell: what the tutorial's grid processor cuts off each side
 CORNER_ERROR = 0.006  # standard deviation of each coordinate of a corner, as a part of the board's side
-REAL_CUTS = (0.0, 0.06, 0.12)
 CONFIDENCE_BINS = (0.0, 0.5, BLANK_BELOW, 0.8, 0.9, 0.95, 0.99, 1.0)
 VALIDATION, CAMERA, REAL = "validation cells", "camera pages", "real boards"  # the last: all cuts together
 

@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 
 from digitnet_cli import UserError, argument_parser, run_script
-from digitnet_data import BLANK, BLANK_BELOW, cut_cells, rectify
+from digitnet_data import BLANK, BLANK_BELOW, BOARD_SIDE, cut_cells, rectangle, rectify
 from digitnet_onnx import classify, open_session
 
 # Settings. Those of the command line stand in main().
-BOARD_SIDE = 450  # pixels of the straightened board
 DETECTION_SIDE = 1000  # the photo's longer side while the board is looked for, in pixels
 LEAST_AREA = 0.1  # a board fills at least this part of the photo
 
@@ -87,7 +86,7 @@ def main() -> None:
         raise UserError(f"{args.photo} is not an image that OpenCV reads: give it a JPEG or PNG")
 
     height, width = photo.shape
-    corners = np.float32([(0, 0), (width, 0), (width, height), (0, height)])
+    corners = rectangle(0, 0, width, height)
     if args.find:
         corners = find_board(photo)
     elif args.corners:

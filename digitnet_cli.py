@@ -145,11 +145,17 @@ def describe_run() -> dict:
     }
 
 
+def cpuinfo() -> list[str]:
+    """The lines of /proc/cpuinfo; none where there is no such file."""
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
 def processor_name() -> str:
     """What /proc/cpuinfo calls the processor; on Arm, where it has no name, its part number."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    if not (lines := cpuinfo()):
         return platform.processor()
     names = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return names.get("model name") or f"{names.get('Model', platform.machine())}, CPU part {names.get('CPU part', '?')}"
@@ -157,10 +163,6 @@ def processor_name() -> str:
 
 def cpu_flags() -> str:
     """The processor's features that change how sums are made: vector units and short floats; "" where unknown."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
+    flags = next((line.partition(":")[2] for line in cpuinfo() if line.startswith(("flags", "Features"))), "")
     wanted = re.compile("sse4|avx|fma|f16c|amx|asimd|sve|sme|bf16|i8mm|fphp|atomics")
     return " ".join(flag for flag in flags.split() if wanted.match(flag))

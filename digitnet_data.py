@@ -29,6 +29,9 @@ NUM_CLASSES = 10
 BLANK = 0  # the class of an empty cell
 BLANK_BELOW = 0.65  # clients turn a cell whose best probability is lower into a blank
 
+BOARD_SIDE = 450  # pixels of a straightened board: what the tutorial's grid processor cuts its cells from
+REAL_CUTS = (0.0, 0.06, 0.12)  # cut off each side of a real board's cells: what clients do lies between
+
 LEAST_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
 REAL_BOARDS = Path(__file__).resolve().parent / "data" / "real"  # photos: for measuring, never for training
@@ -219,12 +222,17 @@ def cut_cells(board: np.ndarray, margin: float) -> np.ndarray:
     return np.stack(cells)
 
 
+def rectangle(left: float, top: float, width: float, height: float) -> np.ndarray:
+    """Corners of an upright rectangle, float32 [4, 2] (x, y): top left, then clockwise."""
+    right, bottom = left + width, top + height
+    return np.float32([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
 def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
     """Straightens the grid with `corners` (float [4, 2] x, y: top left, then clockwise) to uint8 [side, side]."""
     import cv2
 
-    square = np.float32([(0, 0), (side, 0), (side, side), (0, side)])
-    transform = cv2.getPerspectiveTransform(corners.astype(np.float32), square)
+    transform = cv2.getPerspectiveTransform(corners.astype(np.float32), rectangle(0, 0, side, side))
     return cv2.warpPerspective(page, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
 
 

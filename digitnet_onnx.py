@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
+SIGNATURE = {"input": (INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]), "output": (OUTPUT_NAME, [NUM_CLASSES])}  # after N
 OPSET = 19
 MAX_IR = 10  # what ONNX Runtime 1.18 on Android still reads
 MAX_THREADS = 4  # 81 cells are too little work for more
@@ -78,11 +79,8 @@ def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple
 def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
     """What ONNX Runtime itself sees of a broken contract: names, types and dimensions of input and output."""
     failures = []
-    expected = {
-        "input": (session.get_inputs(), INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]),
-        "output": (session.get_outputs(), OUTPUT_NAME, [NUM_CLASSES]),
-    }
-    for role, (values, name, sizes) in expected.items():
+    for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        name, sizes = SIGNATURE[role]
         found = [(value.name, value.type, value.shape[1:]) for value in values]
         if found != [(name, "tensor(float)", sizes)] or not isinstance(values[0].shape[0], str):
             failures.append(f"{role} is {found}, not {name}, tensor(float), [N, {', '.join(map(str, sizes))}]")
@@ -128,11 +126,8 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
     if len(free) > 1:
         failures.append(f"the batch is not the only free dimension: {', '.join(sorted(map(repr, free)))}")
 
-    expected = {
-        "input": (graph.input, INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]),
-        "output": (graph.output, OUTPUT_NAME, [NUM_CLASSES]),
-    }
-    for role, (values, name, sizes) in expected.items():
+    for role, values in (("input", graph.input), ("output", graph.output)):
+        name, sizes = SIGNATURE[role]
         if [value.name for value in values] != [name]:
             failures.append(f"{role}s are named {[value.name for value in values]}, not ['{name}']")
             continue

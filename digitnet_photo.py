@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from digitnet_cli import UserError
-from digitnet_data import cut_cells, rectify
+from digitnet_data import BOARD_SIDE, cut_cells, rectangle, rectify
 
 STEP = 54  # a cell's side on the drawn page, pixels
 BOARD = 9 * STEP
@@ -29,7 +29,6 @@ BANK = 1024  # side of the noise that pages take parts of
 EM = 150  # digits are rendered at this size, then reduced
 
 BOARD_SIZES = 230, 760  # a board's side in the photo, pixels
-RECTIFIED = 450  # side of the straightened board that cells are cut from
 MARGINS = 0.0, 0.06, 0.12  # cut off each side of a cell; a part of the pages draws from MARGIN_RANGE
 MARGIN_RANGE = 0.0, 0.14
 
@@ -200,46 +199,10 @@ def part(bank: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "for",
-    "that",
-    "with",
-    "said",
-    "on",
-    "from",
-    "page",
-    "city",
-    "weather",
-    "today",
-    "market",
-    "price",
-    "sport",
-    "news",
-    "week",
-    "puzzle",
-    "answer",
-    "yesterday",
-    "council",
-    "police",
-    "school",
-    "2009",
-    "1,250",
-    "24",
-    "37%",
-    "der",
-    "die",
-    "und",
-    "nicht",
-    "heute",
-    "wetter",
-    "le",
-    "la",
-    "des",
-]
+    "the", "of", "and", "to", "in", "for", "that", "with", "said", "on", "from", "page", "city", "weather", "today",
+    "market", "price", "sport", "news", "week", "puzzle", "answer", "yesterday", "council", "police", "school",
+    "2009", "1,250", "24", "37%", "der", "die", "und", "nicht", "heute", "wetter", "le", "la", "des",
+]  # fmt: skip
 
 
 @cache
@@ -361,8 +324,7 @@ def draw_board(puzzle: str, glyphs: np.ndarray, rng: np.random.Generator) -> tup
     page = 1 - taken
     if chance(rng, 0.22):
         page *= draw_shades(rng)
-    square = np.float32([(0, 0), (BOARD, 0), (BOARD, BOARD), (0, BOARD)])
-    return page, square + EDGE
+    return page, rectangle(EDGE, EDGE, BOARD, BOARD)
 
 
 # --- the paper --------------------------------------------------------------------------------
@@ -555,4 +517,4 @@ def take_photo(puzzle: str, fonts: tuple[Font, ...], rng: np.random.Generator) -
 
 def cut_photo(photo: Photo) -> np.ndarray:
     """The photo's 81 cells as a client would cut them, uint8 [81, 28, 28]."""
-    return cut_cells(rectify(photo.view, photo.cut_corners, RECTIFIED), photo.margin)
+    return cut_cells(rectify(photo.view, photo.cut_corners, BOARD_SIDE), photo.margin)

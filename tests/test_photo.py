@@ -9,12 +9,11 @@ import pytest
 from conftest import ROOT, script
 
 from digitnet_cli import UserError
-from digitnet_data import load_cells, rectify
+from digitnet_data import BOARD_SIDE, load_cells, rectify
 from digitnet_photo import (
     BOARD,
     EDGE,
     MARGIN_RANGE,
-    RECTIFIED,
     STEP,
     cut_photo,
     draw_board,
@@ -127,7 +126,7 @@ def test_cells_are_cut_with_the_margin_drawn():
         photo = take_photo("123456789" * 9, fonts, np.random.default_rng(seed))
         assert photo.view.dtype == np.uint8 and MARGIN_RANGE[0] <= photo.margin <= MARGIN_RANGE[1]
         inset = int(photo.margin * 50)
-        board = rectify(photo.view, photo.cut_corners, RECTIFIED)
+        board = rectify(photo.view, photo.cut_corners, BOARD_SIDE)
         cell = board[400 + inset : 450 - inset, 400 + inset : 450 - inset]
         assert (cut_photo(photo)[80] == cv2.resize(cell, (28, 28), interpolation=cv2.INTER_AREA)).all()
         margins.append(photo.margin)
