@@ -56,6 +56,7 @@ from digitnet_resume import Signals, fingerprint, read_state, save_weights
 # Settings. Those of the command line stand in main().
 WEIGHT_DECAY = 1e-4
 AVERAGING = 0.9  # what is judged and kept are weights averaged over about 1 / (1 - this) steps: one step's are noisy
+MOST_THREADS = 4  # by default: a step has too little work for more; processes share it better (make NPROC=N)
 EVALUATION_BATCH = 256  # cells; what the processor's caches hold is faster than more
 
 
@@ -319,7 +320,9 @@ def main() -> None:
         parser.add_argument(option, type=kind, default=argparse.SUPPRESS, metavar="N", help=f"{what} ({defaults})")
     parser.add_argument("--seed", type=natural_int, default=0, help="of weights, order and augmentation")
     cores = max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun's
-    parser.add_argument("--threads", type=positive_int, default=cores, metavar="N", help="CPU threads a process")
+    parser.add_argument(
+        "--threads", type=positive_int, default=min(cores, MOST_THREADS), metavar="N", help="CPU threads a process"
+    )
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16: faster where the CPU computes in it")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--train-only", action="store_true", help="stop when the weights are saved")
@@ -334,8 +337,8 @@ def main() -> None:
     if not args.export_only:
         if dist.is_torchelastic_launched():
             join_processes(args)
-        train_cells = load_cells(args.data / "train", args.threads)
-        val_cells = load_cells(args.data / "val", args.threads)
+        train_cells = load_cells(args.data / "train")
+        val_cells = load_cells(args.data / "val")
         print(
             "Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE])
         )

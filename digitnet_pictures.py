@@ -100,7 +100,7 @@ def training_cells(folder: Path | str, path: Path | str) -> None:
     pixels, labels = [], []
     for label, name in enumerate(CLASS_NAMES):
         files = sorted(entry.path for entry in os.scandir(Path(folder) / str(label)) if not entry.name.startswith("."))
-        pixels += [read_cell(files[i]) for i in np.linspace(0, len(files) - 1, COLUMNS).astype(int)]
+        pixels += [read_cell(files[i])[0] for i in np.linspace(0, len(files) - 1, COLUMNS).astype(int)]
         labels += [name] * COLUMNS
     sheet(np.stack(pixels), labels, f"Training cells of {folder}, {CELL_SIZE}x{CELL_SIZE} pixels each", path)
 

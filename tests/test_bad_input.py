@@ -36,8 +36,8 @@ PUZZLE = draw_puzzle(np.random.default_rng(0))
 
 
 def cell(*shape, kind=np.uint8, path=CELL):
-    """Another image in a cell's place."""
-    return lambda: cv2.imwrite(path, np.full(shape, 200, kind))
+    """Another image in a cell's place; with channels, they differ."""
+    return lambda: cv2.imwrite(path, np.full(shape, np.arange(shape[2]) if shape[2:] else 200, kind))
 
 
 def write(path, content):

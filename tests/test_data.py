@@ -61,6 +61,30 @@ def test_load_cells_agrees_with_torchvisions_imagefolder(folder):
     )
 
 
+def test_grey_that_is_stored_as_colour_is_read_as_grey_and_told(folder, capsys):
+    plain = load_cells(folder)
+    assert capsys.readouterr().out == ""
+    for path, channels in ((folder / "5" / "000000_clean_00.png", 3), (folder / "6" / "000001_clean_00.png", 4)):
+        image = np.repeat(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)[..., None], channels, axis=2)
+        image[..., 3:] = 255
+        cv2.imwrite(str(path), image)
+    assert (load_cells(folder).pixels == plain.pixels).all()
+    told = capsys.readouterr().out
+    assert (
+        told
+        == f"{folder}: 2 images store grey as colour, and are read as grey, {folder}/5/000000_clean_00.png the first\n"
+    )
+
+
+RED = np.array([0, 0, 255], np.uint8)
+
+
+def spotted():
+    image = np.full((28, 28, 3), 200, np.uint8)
+    image[3, 4, 1] = 199
+    return image
+
+
 DAMAGE = {
     "missing class folder": (lambda f: [p.unlink() for p in (f / "3").iterdir()] and (f / "3").rmdir(), "missing 3"),
     "extra class folder": (lambda f: (f / "blank").mkdir(), "unknown blank"),
@@ -68,7 +92,12 @@ DAMAGE = {
     "truncated image": (lambda f: truncate(f / "5" / "000001_clean_00.png"), "000001_clean_00.png is not a readable"),
     "no image": (lambda f: (f / "5" / "notes.txt").write_text("hello"), "notes.txt is not a readable"),
     "wrong size": (lambda f: cv2.imwrite(f"{f}/5/big.png", np.zeros((32, 30), np.uint8)), "big.png is 30x32 uint8"),
-    "colour": (lambda f: cv2.imwrite(f"{f}/5/c.png", np.zeros((28, 28, 3), np.uint8)), "c.png is 28x28x3 uint8"),
+    "colour": (lambda f: cv2.imwrite(f"{f}/5/c.png", np.full((28, 28, 3), RED)), "c.png is 28x28x3 uint8"),
+    "one pixel in colour": (lambda f: cv2.imwrite(f"{f}/5/c.png", spotted()), "c.png is 28x28x3 uint8"),
+    "grey, not opaque": (
+        lambda f: cv2.imwrite(f"{f}/5/c.png", np.full((28, 28, 4), 200, np.uint8)),
+        "c.png is 28x28x4",
+    ),
     "16 bits": (lambda f: cv2.imwrite(f"{f}/5/deep.png", np.zeros((28, 28), np.uint16)), "deep.png is 28x28 uint16"),
     "no folder": (lambda f: f.rename(f.with_name("elsewhere")), "no data in"),
 }

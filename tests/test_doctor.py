@@ -78,7 +78,7 @@ def meminfo(total: float, free: float) -> str:
         ("warn", "rm -rf .venv", doctor.check_cuda("aarch64", {"torch": "2.11.0", "nvidia-cudnn-cu13": "9.19.0.56"})),
         ("ok", "TORCH_INDEX", doctor.check_cuda("x86_64", {"torch": "2.9.1", "triton": "3.5.1"})),
         ("ok", "4 cores", doctor.check_threads(4, {})),
-        ("warn", "THREADS=4", doctor.check_threads(64, {})),
+        ("ok", "64 cores", doctor.check_threads(64, {})),
         ("warn", "make THREADS=2", doctor.check_threads(2, {"OMP_NUM_THREADS": "8"})),
         ("warn", "to a number", doctor.check_threads(2, {"OMP_NUM_THREADS": "all"})),
         ("ok", "off", doctor.check_fast_math({})),

@@ -235,15 +235,13 @@ def check_cuda(machine: str, installed: dict) -> tuple:
 
 
 def check_threads(cores: int, environment: dict) -> tuple:
-    """Threads for a network of 5,000 parameters: more of them cost more than they give. `cores`: usable by us."""
+    """More threads than cores cost more than they give; training takes four at most. `cores`: usable by us."""
     told = environment.get("OMP_NUM_THREADS", "")
     seen = f"{cores} cores, OMP_NUM_THREADS {told or 'not set'}"
     if told and not told.isdigit():
         return warn(seen, "unset OMP_NUM_THREADS, or set it to a number")
     if told and int(told) > cores:
         return warn(seen, f"unset OMP_NUM_THREADS: more threads than cores wait for each other (make THREADS={cores})")
-    if not told and cores > 8:
-        return warn(seen, "make THREADS=4: so small a network gains nothing from more threads, and often loses")
     return ok(seen)
 
 
