@@ -34,6 +34,7 @@ from digitnet_cli import (
 from digitnet_data import (
     BLANK_BELOW,
     CELL_SIZE,
+    NUM_CLASSES,
     REAL_BOARDS,
     REAL_CUTS,
     Cells,
@@ -73,8 +74,11 @@ def refer(model: torch.nn.Module, name: str, inputs: np.ndarray, batch: int = MA
     import torch
 
     def run(network: torch.nn.Module, kind: torch.dtype, batch: int) -> np.ndarray:
+        logits = torch.empty(len(inputs), NUM_CLASSES, dtype=kind)  # small results among large ones would pin memory
         with torch.inference_mode():
-            return torch.cat([network(part.to(kind)) for part in torch.from_numpy(inputs).split(batch)]).numpy()
+            for part, result in zip(torch.from_numpy(inputs).split(batch), logits.split(batch), strict=True):
+                result[:] = network(part.to(kind))
+        return logits.numpy()
 
     judge = run(copy.deepcopy(model).double(), torch.float64, 64)  # twice as fast as in large batches
     return Reference(name, inputs, batch, run(model, torch.float32, batch), judge, cells)

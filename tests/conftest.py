@@ -98,6 +98,16 @@ def count() -> Callable[[str], None]:
     return COUNTS.append
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+        session.config.workeroutput["counts"] = COUNTS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    COUNTS.extend(getattr(node, "workeroutput", {}).get("counts", []))
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     for line in COUNTS:
         terminalreporter.write_line(line)

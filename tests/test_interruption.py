@@ -1,5 +1,6 @@
 """Killed at any moment and started again: the same bytes as if nothing had happened, and nothing half-made is used."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, script
 
 from digitnet_cli import UserError
@@ -97,6 +99,45 @@ def test_a_state_that_does_not_fit_is_told_and_not_used(built, uninterrupted, tm
     assert result.code == 0 and "training starts anew" in result.out
     assert result.out.count("val acc: ") == EPOCHS + 1  # and the best
     assert ((tmp_path / "digitnet_best.pth").read_bytes() == weights) == (change == "state broken")
+
+
+def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
+    """All of torchrun's processes at once, as in a power cut."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, ROOT / "03_Training.py"]
+    command = [str(part) for part in launcher]
+    whole = [*command, *map(str, options(built, tmp_path / "whole"))]
+    assert subprocess.run(whole, capture_output=True).returncode == 0
+    command += map(str, options(built, tmp_path / "killed"))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    seen = b""
+    while b"epoch 2/" not in seen:
+        seen += os.read(process.stdout.fileno(), 64)
+        assert process.poll() is None, seen
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "digitnet_best.pth").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and f"goes on in epoch 2 of {EPOCHS}" in again.stdout, again.stderr
+    results = [(tmp_path / name / "digitnet_best.pth").read_bytes() for name in ("whole", "killed")]
+    assert results[0] == results[1]
+
+
+def test_a_loss_that_stops_being_finite_keeps_the_best_epochs_weights(built, tmp_path, monkeypatch, capsys):
+    training = importlib.import_module("03_Training")
+    evaluate, losses, judged = training.evaluate, iter([0.0, 1.0, float("nan")]), []
+
+    def diverging(model, *arguments):
+        judged.append({name: value.clone() for name, value in model.state_dict().items()})
+        return evaluate(model, *arguments) | {"loss": next(losses), "wrong_cells": 0}
+
+    monkeypatch.setattr(training, "evaluate", diverging)
+    monkeypatch.setattr(sys, "argv", ["03_Training.py", *map(str, options(built, tmp_path))])
+    path = tmp_path / "digitnet_stopped.pth"
+    with pytest.raises(UserError, match=f"not finite in epoch 3: the best epoch's weights, 1, are in {path}"):
+        training.main()
+    for name, value in torch.load(path, weights_only=True).items():
+        assert torch.equal(value, judged[0][name]) and not torch.equal(value, judged[1][name]), name
+    assert not (tmp_path / "digitnet_best.pth").exists()
 
 
 # --- data --------------------------------------------------------------------------------------------

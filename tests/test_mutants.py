@@ -285,7 +285,7 @@ def make_mutants(original: bytes, folder) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def trained(built, tmp_path_factory):
+def subject(built, tmp_path_factory):
     """The tutorial's network, trained until it reads most cells: (folder, model, validation cells)."""
     folder = tmp_path_factory.mktemp("trained")
     options = ("--epochs", 12, "--batch-size", 32, "--threads", 1)
@@ -294,8 +294,8 @@ def trained(built, tmp_path_factory):
     return folder, load_model(folder / "digitnet_best.pth"), load_cells(built.data / "val")
 
 
-def test_every_mutant_is_refused_or_explained(trained, tmp_path, count):
-    folder, model, cells = trained
+def test_every_mutant_is_refused_or_explained(subject, tmp_path, count):
+    folder, model, cells = subject
     parity = runpy.run_path(str(ROOT / "04_Parity.py"))
     board = Cells(*(part[::3] for part in cells))
     references = parity["make_references"](model, {"validation cells": board})
