@@ -1,5 +1,6 @@
 """Killed at any moment and started again: the same bytes as if nothing had happened, and nothing half-made is used."""
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +103,16 @@ def test_a_state_that_does_not_fit_is_told_and_not_used(built, uninterrupted, tm
     assert ((tmp_path / "digitnet_best.pth").read_bytes() == weights) == (change == "state broken")
 
 
+def children(parent):
+    """Process numbers of the processes that `parent` started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            if path.read_text().rpartition(")")[2].split()[1] == str(parent):
+                found.append(int(path.parent.name))
+    return found
+
+
 def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
     """All of torchrun's processes at once, as in a power cut."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, ROOT / "03_Training.py"]
@@ -108,12 +120,13 @@ def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
     whole = [*command, *map(str, options(built, tmp_path / "whole"))]
     assert subprocess.run(whole, capture_output=True).returncode == 0
     command += map(str, options(built, tmp_path / "killed"))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     seen = b""
     while b"epoch 2/" not in seen:
         seen += os.read(process.stdout.fileno(), 64)
         assert process.poll() is None, seen
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in [process.pid, *children(process.pid)]:
+        os.kill(pid, signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "killed" / "digitnet_best.pth").exists()
     again = subprocess.run(command, capture_output=True, text=True)
