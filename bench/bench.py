@@ -213,7 +213,7 @@ def bench_scripts(args: argparse.Namespace) -> dict:
     load = "import sys; from digitnet_data import load_cells; [load_cells(f) for f in sys.argv[1:]]"
     folders = (args.data / "train", args.data / "val")
     commands = {
-        "import digitnet_data alone": ("-c", "import digitnet_data"),
+        "import OpenCV alone": ("-c", "import cv2, digitnet_data"),
         "load train and val, files in memory": ("-c", load, *folders),
         "02_PrepareData.py": ("02_PrepareData.py", "--out", data, *puzzles),
         "03_Training.py, one epoch": (*training, "--data", args.data, "--epochs", 1, "--train-only"),
@@ -330,8 +330,11 @@ def bench_growth(args: argparse.Namespace) -> dict:
     table("More data: load and one epoch, start to end", ["data", "s", "peak MiB", ""], rows)
     per, base = lines["peak_mib"]
     full = {gib: (gib * 1024 - base) / per for gib in (1, 4, 16)}
-    print("\nMemory is full first: " + ", ".join(f"{gib} GiB at {n:.0f}x" for gib, n in full.items()) + " (fitted)")
-    return {"measured": results, "line": lines}
+    print("\nMemory is full: " + ", ".join(f"{gib} GiB at {n:.0f}x" for gib, n in full.items()) + " (fitted)")
+    sizes = [path.stat().st_blocks * 512 for split in ("train", "val") for path in (args.data / split).glob("*/*")]
+    left = os.statvfs(args.data).f_favail / len(sizes)
+    print(f"On disk 1x is {len(sizes):,} files in {sum(sizes) / 2**20:.0f} MiB; the files left here are {left:.0f}x")
+    return {"measured": results, "line": lines, "files": len(sizes), "bytes_on_disk": sum(sizes)}
 
 
 PARTS = {
