@@ -9,7 +9,6 @@ Where the tutorial's script decodes every image anew each epoch, this one decode
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -49,8 +48,9 @@ from digitnet_data import (
     score,
     shared_pages,
 )
-from digitnet_model import NETWORKS, fold_batchnorm, load_model
+from digitnet_model import NETWORKS, fold_batchnorm, load_model, start_standardized
 from digitnet_onnx import INPUT_NAME, OPSET, OUTPUT_NAME, contract_failures, open_session, run_logits
+from digitnet_processes import check_same_cells, join_processes, processes
 from digitnet_resume import Signals, fingerprint, read_state, save_weights
 
 # Settings. Those of the command line stand in main().
@@ -87,11 +87,6 @@ RECIPES = {
 }
 
 
-def processes() -> tuple[int, int]:
-    """This process's number and how many there are: 0, 1 unless torchrun started us."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
 def evaluate(model: nn.Module, cells: Cells, label_smoothing: float) -> dict:
     """Loss and errors of `model` on all `cells`, as counts: of cells, of digits (not blank), of whole boards."""
     rank, world = processes()
@@ -114,27 +109,6 @@ def draw_epoch(labels: torch.Tensor, count: int, blank_share: float, generator: 
     classes = torch.multinomial(shares, count, replacement=True, generator=generator)
     within = torch.randint(2**62, (count,), generator=generator) % sizes[classes]
     return members[(sizes.cumsum(0) - sizes)[classes] + within]
-
-
-def start_standardized(model: nn.Module, x: torch.Tensor) -> None:
-    """Scales and shifts each convolution so that its outputs on `x` have mean 0 and deviation 1 in every channel.
-
-    Convolutions without a bias are left alone: BatchNorm follows them. With it, a network without BatchNorm learns
-    from the first step. Source: Salimans and Kingma, "Weight Normalization" (2016), data-dependent initialization.
-    """
-
-    def standardize(layer: nn.Conv2d, _, output: torch.Tensor) -> torch.Tensor:
-        deviation, mean = torch.std_mean(output, dim=(0, 2, 3), keepdim=True)
-        layer.weight /= deviation.view(-1, 1, 1, 1)
-        layer.bias.sub_(mean.flatten()).div_(deviation.flatten())
-        return (output - mean) / deviation
-
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
-    hooks = [convolution.register_forward_hook(standardize) for convolution in convolutions]
-    with torch.no_grad():
-        model.eval()(x)
-    for hook in hooks:
-        hook.remove()
 
 
 def train(
@@ -251,26 +225,6 @@ def train(
     return best_state, history
 
 
-def join_processes(args: argparse.Namespace) -> None:
-    """Meets the other processes that torchrun started; only the first one prints from here on."""
-    dist.init_process_group("gloo")
-    rank, world = processes()
-    if rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for the whole run)
-    if args.batch_size < world:
-        raise UserError(f"--batch-size {args.batch_size} is less than a cell for each of {world} processes: raise it")
-
-
-def check_same_cells(*sets: Cells) -> None:
-    """Raises UserError if the processes do not all have the same cells."""
-    _, world = processes()
-    digests = [""] * world
-    dist.all_gather_object(digests, " ".join(digest(cells) for cells in sets))
-    for rank, other in enumerate(digests):
-        if other != digests[0]:
-            raise UserError(f"process {rank} has other cells than process 0: copy the same data to every machine")
-
-
 def accuracy(record: dict) -> float:
     """The part of all validation cells that is right."""
     return 1 - record["val"]["wrong_cells"] / record["val"]["cells"]
@@ -336,7 +290,7 @@ def main() -> None:
 
     if not args.export_only:
         if dist.is_torchelastic_launched():
-            join_processes(args)
+            join_processes(args.batch_size)
         train_cells = load_cells(args.data / "train")
         val_cells = load_cells(args.data / "val")
         print(

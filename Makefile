@@ -55,6 +55,8 @@ option = $(if $(2),$(1) $(2))
 TORCHRUN = OMP_NUM_THREADS=1 $(PYTHON) -m torch.distributed.run
 
 # --- files ---
+# The training and what it imports.
+TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,resume processes model data onnx cli))
 PREPARED   := $(DATA)/prepared.json
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
@@ -101,13 +103,11 @@ $(DATA)/prepared.json: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py d
 	$(PYTHON) $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
-$(WEIGHTS): 03_Training.py digitnet_resume.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
-		$(PREPARED) $(OUT)/.settings | $(INSTALLED)
+$(WEIGHTS): $(TRAINING) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
 	$(if $(NPROC),$(TORCHRUN) --nproc-per-node $(NPROC),$(PYTHON)) $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
 		$(call option,--epochs,$(EPOCHS)) $(call option,--batch-size,$(BATCH)) $(call option,--threads,$(THREADS))
 
-$(ONNX): 03_Training.py digitnet_resume.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_cli.py $(WEIGHTS) \
-		| $(INSTALLED)
+$(ONNX): $(TRAINING) $(WEIGHTS) | $(INSTALLED)
 	$(PYTHON) $< --out $(OUT) --model $(MODEL) --export-only
 
 $(PARITY) $(GOLDEN) &: 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_golden.py \

@@ -129,6 +129,27 @@ assert count_parameters(DigitNetV2()) == (400 + 32) + (4_608 + 64) + (13_824 + 9
 assert multiply_adds(DigitNetV2()) == 57_600 + 165_888 + 497_664 + 248_832 + 640 <= multiply_adds(DigitNet())
 
 
+def start_standardized(model: nn.Module, x: torch.Tensor) -> None:
+    """Scales and shifts each convolution so that its outputs on `x` have mean 0 and deviation 1 in every channel.
+
+    Convolutions without a bias are left alone: BatchNorm follows them. With it, a network without BatchNorm learns
+    from the first step. Source: Salimans and Kingma, "Weight Normalization" (2016), data-dependent initialization.
+    """
+
+    def standardize(layer: nn.Conv2d, _, output: torch.Tensor) -> torch.Tensor:
+        deviation, mean = torch.std_mean(output, dim=(0, 2, 3), keepdim=True)
+        layer.weight /= deviation.view(-1, 1, 1, 1)
+        layer.bias.sub_(mean.flatten()).div_(deviation.flatten())
+        return (output - mean) / deviation
+
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    hooks = [convolution.register_forward_hook(standardize) for convolution in convolutions]
+    with torch.no_grad():
+        model.eval()(x)
+    for hook in hooks:
+        hook.remove()
+
+
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy of `model`, in eval mode, with every BatchNorm folded into the convolution before it: the same logits."""
     folded = copy.deepcopy(model).eval()

@@ -16,7 +16,9 @@ import torch
 
 from digitnet_cli import sha256, write_file
 
-SOURCES = ("03_Training.py", "digitnet_data.py", "digitnet_model.py", "digitnet_resume.py")  # what the weights hang on
+SOURCES = (  # what the weights hang on
+    "03_Training.py", "digitnet_data.py", "digitnet_model.py", "digitnet_processes.py", "digitnet_resume.py",
+)  # fmt: skip
 
 
 def fingerprint(settings: dict, data: dict[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, run, script
 
 from digitnet_data import augment, draw_augmentation, load_cells, normalize
-from digitnet_model import NETWORKS
+from digitnet_model import NETWORKS, start_standardized
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)
 OPTIONS = ("--epochs", 2, "--batch-size", 65, "--threads", 1, "--train-only")  # 65: one process has a cell more
@@ -92,11 +92,11 @@ def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares(tra
     assert within.tolist() == pytest.approx([0.4 / 6] * 6, abs=0.01)  # every cell of a class is equally likely
 
 
-def test_training_starts_with_every_convolution_standardized(training, built):
+def test_training_starts_with_every_convolution_standardized(built):
     x = normalize(torch.from_numpy(load_cells(built.data / "train").pixels[::7, None]))
     torch.manual_seed(0)
     model = NETWORKS["digitnet"]()
-    training.start_standardized(model, x)
+    start_standardized(model, x)
     with torch.no_grad():
         first = model.net[0](x)
         second = model.net[3](model.net[:3](x))
@@ -106,10 +106,10 @@ def test_training_starts_with_every_convolution_standardized(training, built):
         torch.testing.assert_close(deviation, torch.ones_like(deviation), atol=1e-3, rtol=0)
 
 
-def test_the_start_leaves_networks_with_batchnorm_as_they_are(training):
+def test_the_start_leaves_networks_with_batchnorm_as_they_are():
     model = NETWORKS["digitnetv2"]()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    training.start_standardized(model, torch.randn(8, 1, 28, 28))
+    start_standardized(model, torch.randn(8, 1, 28, 28))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

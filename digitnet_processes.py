@@ -1,0 +1,42 @@
+"""Training in several processes, as torchrun starts them: each computes its share of every batch.
+
+One process alone is the usual case, and needs nothing of torchrun.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch.distributed as dist
+
+from digitnet_cli import UserError
+from digitnet_data import Cells, digest
+
+
+def processes() -> tuple[int, int]:
+    """This process's number and how many there are: 0, 1 unless torchrun started us."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def join_processes(batch_size: int) -> None:
+    """Meets the other processes that torchrun started; only the first one prints from here on.
+
+    Raises UserError if a batch has not a cell for each of them.
+    """
+    dist.init_process_group("gloo")
+    rank, world = processes()
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for the whole run)
+    if batch_size < world:
+        raise UserError(f"--batch-size {batch_size} is less than a cell for each of {world} processes: raise it")
+
+
+def check_same_cells(*sets: Cells) -> None:
+    """Raises UserError if the processes do not all have the same cells."""
+    _, world = processes()
+    digests = [""] * world
+    dist.all_gather_object(digests, " ".join(digest(cells) for cells in sets))
+    for rank, other in enumerate(digests):
+        if other != digests[0]:
+            raise UserError(f"process {rank} has other cells than process 0: copy the same data to every machine")
