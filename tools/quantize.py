@@ -85,9 +85,8 @@ def evaluate(onnx: Path, data: Path, out: Path) -> dict:
 def print_table(results: dict[str, dict]) -> None:
     """The results in Markdown, counts as clients read."""
     sets = list(next(iter(results.values()))["wrong"])
-    print(
-        f"| model | bytes | cells read otherwise | {' | '.join(f'{name}: wrong' for name in sets)} | time for a board, one thread |"
-    )
+    heads = ["model", "bytes", "cells read otherwise", *(f"{name}: wrong" for name in sets), "a board, one thread"]
+    print(f"| {' | '.join(heads)} |")
     print("|---|---|---|" + "---|" * len(sets) + "---|")
     for name, result in results.items():
         wrong = [
