@@ -158,9 +158,9 @@ $(VENV)/.installed: requirements.txt
 test: | $(INSTALLED)
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests
 
-## test-all  the same with 20 kills of each kind instead of 3, one test after the other, and with its counts
+## test-all  the same with 20 kills of each kind instead of 3
 test-all: | $(INSTALLED)
-	$(PYTHON) -m pytest -q tests --kills 20
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests --kills 20
 
 ## lint      ruff's checks and format
 lint: | $(INSTALLED)
