@@ -28,12 +28,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-from fontTools.ttLib import TTFont
-from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
-
 from digitnet_cli import (
     UserError,
     argument_parser,
@@ -48,6 +42,12 @@ from digitnet_cli import (
 from digitnet_data import BOARD_SIDE, MARKER, PREPARED, REAL_BOARDS, cut_cells, rectangle, rectify
 from digitnet_photo import Photo, cut_photo, family, font_files, load_fonts, take_photo
 from digitnet_puzzles import draw_puzzle, read_puzzles, vary_puzzle
+
+import cv2
+import numpy as np
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 

@@ -13,14 +13,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
-
 from digitnet_cli import (
     UserError,
     argument_parser,
@@ -52,6 +44,14 @@ from digitnet_model import NETWORKS, fold_batchnorm, load_model, start_standardi
 from digitnet_onnx import INPUT_NAME, OPSET, OUTPUT_NAME, contract_failures, open_session, run_logits
 from digitnet_processes import check_same_cells, join_processes, processes
 from digitnet_resume import Signals, fingerprint, read_state, save_weights
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
 # Settings. Those of the command line stand in main().
 WEIGHT_DECAY = 1e-4

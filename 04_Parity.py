@@ -19,8 +19,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from digitnet_cli import (
     UserError,
     argument_parser,
@@ -45,6 +43,8 @@ from digitnet_data import (
 )
 from digitnet_golden import BATCHES, Limits, check_golden, difference, edge_inputs, some_of_every_class, write_golden
 from digitnet_onnx import MAX_BATCH, contract_failures, in_short, open_session, run_logits, softmax
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -201,9 +201,9 @@ def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list
 
 def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
     """The ONNX file against the weights: every failure in a line, and the report; writes golden vectors if asked."""
-    import torch
-
     from digitnet_model import load_model
+
+    import torch
 
     torch.set_num_threads(1)  # for so small a network more cost more than they give
     model = load_model(args.weights)

@@ -18,11 +18,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-import onnxruntime
-from tqdm import tqdm
-
 from digitnet_cli import (
     UserError,
     argument_parser,
@@ -50,6 +45,11 @@ from digitnet_data import (
 )
 from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, confusion_matrices, learning_curve, misread_cells, training_cells
+
+import cv2
+import numpy as np
+import onnxruntime
+from tqdm import tqdm
 
 # Settings. Those of the command line stand in main().
 CUT = 0.12  # part of a cell: what the tutorial's grid processor cuts off each side

@@ -10,12 +10,12 @@ quadrilateral in it, or --corners says where the board is. Needs numpy, OpenCV a
 
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from digitnet_cli import UserError, argument_parser, run_script
 from digitnet_data import BLANK, BLANK_BELOW, BOARD_SIDE, cut_cells, rectangle, rectify
 from digitnet_onnx import classify, open_session
+
+import cv2
+import numpy as np
 
 # Settings. Those of the command line stand in main().
 DETECTION_SIDE = 1000  # the photo's longer side while the board is looked for, in pixels

@@ -1,4 +1,12 @@
-"""What every script needs around its work: options, mistakes told in one line, files written whole, reports."""
+"""What every script needs around its work: options, mistakes told in one line, files written whole, reports.
+
+Scripts import this module before any package: then an old Python or a missing package is told in one line, too.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (not pip asks for it, but whoever types `python3 03_Training.py`)
+    sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: install a newer one (make doctor tells more)")
 
 import argparse
 import glob
@@ -8,7 +16,6 @@ import os
 import platform
 import re
 import signal
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,6 +24,20 @@ from pathlib import Path
 
 class UserError(Exception):
     """A mistake that the user can mend: the message says what is wrong, where, and what to do."""
+
+
+def explain_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """sys.excepthook: a package that is not installed is told in one line; all else as Python does."""
+    if not isinstance(error, ModuleNotFoundError):
+        return sys.__excepthook__(kind, error, trace)
+    print(
+        f"{os.path.basename(sys.argv[0])}: {sys.executable} has no package {error.name}: "
+        "use .venv/bin/python, which `make` fills, or python3 -m pip install -r requirements.txt",
+        file=sys.stderr,
+    )
+
+
+sys.excepthook = explain_uncaught
 
 
 def run_script(main: Callable[[], int | None]) -> None:

@@ -17,9 +17,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from digitnet_cli import UserError
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch

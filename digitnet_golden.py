@@ -12,12 +12,12 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import onnxruntime
-
 from digitnet_cli import UserError, sha256, write_file
 from digitnet_data import CELL_SIZE, NUM_CLASSES
 from digitnet_onnx import in_short, run_logits, signature_failures
+
+import numpy as np
+import onnxruntime
 
 BATCHES = (1, 2, 3, 81, 119, 512)  # cells in a run; 81 is a board, 119 an odd number with odd remainders
 CELLS_OF_A_CLASS = 20  # taken from each set of cells: keeps the file far below 1 MB

@@ -7,13 +7,13 @@ output is raw logits, float32 [N, 10]: clients apply softmax themselves.
 import copy
 from pathlib import Path
 
+from digitnet_cli import UserError
+from digitnet_data import CELL_SIZE, NUM_CLASSES
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from digitnet_cli import UserError
-from digitnet_data import CELL_SIZE, NUM_CLASSES
 
 
 class DigitNet(nn.Module):

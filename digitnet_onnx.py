@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import onnxruntime
-
 from digitnet_cli import UserError, available_cpus
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
+
+import numpy as np
+import onnxruntime
 
 if TYPE_CHECKING:
     import onnx

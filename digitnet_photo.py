@@ -14,12 +14,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from digitnet_cli import UserError
+from digitnet_data import BOARD_SIDE, cut_cells, rectangle, rectify
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from digitnet_cli import UserError
-from digitnet_data import BOARD_SIDE, cut_cells, rectangle, rectify
 
 STEP = 54  # a cell's side on the drawn page, pixels
 BOARD = 9 * STEP

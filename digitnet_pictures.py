@@ -6,11 +6,11 @@ Each function takes figures or cells and a path, and writes the file whole or no
 import os
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure  # without pyplot: a bare Figure draws with Agg and keeps nothing open
-
 from digitnet_cli import write_file
 from digitnet_data import BLANK, BLANK_BELOW, CELL_SIZE, NUM_CLASSES, Cells, read_cell
+
+import numpy as np
+from matplotlib.figure import Figure  # without pyplot: a bare Figure draws with Agg and keeps nothing open
 
 DPI = 130
 CLASS_NAMES = ["blank", *map(str, range(1, NUM_CLASSES))]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import sys
 
-import torch.distributed as dist
-
 from digitnet_cli import UserError
 from digitnet_data import Cells, digest
+
+import torch.distributed as dist
 
 
 def processes() -> tuple[int, int]:

@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
-
 from digitnet_cli import sha256, write_file
+
+import torch
 
 SOURCES = (  # what the weights hang on
     "03_Training.py", "digitnet_data.py", "digitnet_model.py", "digitnet_processes.py", "digitnet_resume.py",

@@ -34,12 +34,12 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from chapter import Chapter  # noqa: E402
-
 from digitnet_cli import UserError, argument_parser, available_cpus, describe_run, run_script, write_json  # noqa: E402
 from digitnet_data import Cells, augment, draw_augmentation, load_cells, normalize  # noqa: E402
 from digitnet_model import NETWORKS, load_model  # noqa: E402
 from digitnet_onnx import open_session  # noqa: E402
+
+from chapter import Chapter  # noqa: E402
 
 TARGET = 0.9928  # validation accuracy that the tutorial names
 CHAPTER_EPOCHS = 10

@@ -8,12 +8,12 @@ a constant learning rate of 0.001.
 import time
 from pathlib import Path
 
+from digitnet_model import DigitNet
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
-
-from digitnet_model import DigitNet
 
 BATCH = 256
 TO_INPUT = [transforms.Grayscale(1), transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]

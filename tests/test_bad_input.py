@@ -13,6 +13,8 @@ import struct
 import sys
 import zlib
 
+from digitnet_puzzles import draw_puzzle
+
 import cv2
 import numpy as np
 import onnx
@@ -20,8 +22,6 @@ import pytest
 import torch
 from conftest import ROOT, run
 from onnx import numpy_helper
-
-from digitnet_puzzles import draw_puzzle
 
 TRAIN = ["03_Training.py", "--epochs", "1", "--threads", "1", "--train-only"]
 PARITY = ["04_Parity.py", "--real", "real", "--report", "report.json"]
@@ -300,6 +300,14 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_lost(sound, tmp_path, monk
     after.pop("report.json", None)  # a failed parity is reported
     assert after == before
     assert not (folder / "bang").exists()
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("0*.py")))
+def test_a_python_without_the_packages_is_told_in_one_line(name):
+    result = run(sys.executable, "-S", ROOT / name)  # -S: no site-packages
+    assert result.code == 1
+    assert result.err.startswith(f"{name}: {sys.executable} has no package ") and result.err.count("\n") == 1
+    assert "use .venv/bin/python" in result.err
 
 
 MAKE_CASES = {

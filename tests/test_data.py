@@ -1,10 +1,5 @@
 """Cells are read as they are or refused by name; augmentation adds nothing that a photo has not."""
 
-import cv2
-import numpy as np
-import pytest
-import torch
-
 from digitnet_cli import UserError
 from digitnet_data import (
     Cells,
@@ -17,6 +12,11 @@ from digitnet_data import (
     score,
     shared_pages,
 )
+
+import cv2
+import numpy as np
+import pytest
+import torch
 
 
 @pytest.fixture

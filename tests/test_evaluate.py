@@ -5,13 +5,13 @@ import json
 import runpy
 import shutil
 
+from digitnet_cli import UserError
+from digitnet_data import BLANK, REAL_BOARDS, Cells, load_boards, load_cells
+
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, make, run, script
-
-from digitnet_cli import UserError
-from digitnet_data import BLANK, REAL_BOARDS, Cells, load_boards, load_cells
 
 SMALL_FLOOR = (97, 92, 25)  # percent of cells, digits, boards; measured 2026-11-24: 98.6, 96.3, 52.8
 EVALUATE = runpy.run_path(str(ROOT / "05_Evaluate.py"))

@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+from digitnet_cli import UserError
+from digitnet_data import load_cells
+
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, script
-
-from digitnet_cli import UserError
-from digitnet_data import load_cells
 
 EPOCHS = 3
 

@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 
+from digitnet_model import DigitNet
+
 import cv2
 import numpy as np
 import onnx
@@ -13,8 +15,6 @@ import torch
 from conftest import ROOT, script
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
-
-from digitnet_model import DigitNet
 
 OPENCV5_PAGES = ROOT / "tests" / "opencv5"
 

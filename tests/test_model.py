@@ -3,16 +3,16 @@
 import importlib
 import pickle
 
+from digitnet_cli import UserError
+from digitnet_data import normalize
+from digitnet_model import NETWORKS, DigitNet, DigitNetV2, count_parameters, fold_batchnorm, load_model, multiply_adds
+from digitnet_onnx import contract_failures, open_session, run_logits
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
-
-from digitnet_cli import UserError
-from digitnet_data import normalize
-from digitnet_model import NETWORKS, DigitNet, DigitNetV2, count_parameters, fold_batchnorm, load_model, multiply_adds
-from digitnet_onnx import contract_failures, open_session, run_logits
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,15 @@ every few bytes of the file. Those that parity accepts must be exactly those in 
 
 import runpy
 
+from digitnet_cli import UserError
+from digitnet_data import Cells, load_cells
+from digitnet_model import load_model
+
 import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, script
 from onnx import TensorProto, helper, numpy_helper
-
-from digitnet_cli import UserError
-from digitnet_data import Cells, load_cells
-from digitnet_model import load_model
 
 EQUIVALENT = {
     "Identity after the logits": "passes its input on unchanged",

@@ -6,19 +6,19 @@ import runpy
 import shutil
 import sys
 
-import numpy as np
-import onnx
-import pytest
-import torch
-from conftest import ROOT, run, script
-from onnx import numpy_helper
-
 from digitnet_cli import UserError
 from digitnet_data import load_cells, normalize
 from digitnet_golden import Limits, edge_inputs
 from digitnet_golden import check_golden as check_vectors
 from digitnet_model import load_model
 from digitnet_onnx import classify, contract_failures, open_session, run_logits
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import ROOT, run, script
+from onnx import numpy_helper
 
 
 def check(chain, *options):

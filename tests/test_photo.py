@@ -3,11 +3,6 @@
 import csv
 import json
 
-import cv2
-import numpy as np
-import pytest
-from conftest import ROOT, script
-
 from digitnet_cli import UserError
 from digitnet_data import BOARD_SIDE, load_cells, rectify
 from digitnet_photo import (
@@ -24,6 +19,11 @@ from digitnet_photo import (
     take_photo,
 )
 from digitnet_puzzles import draw_puzzle, solutions, vary_puzzle
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, script
 
 SMALL = ("--style", "photo", "--train", 6, "--val", 4, "--seed", 7)
 FILES = [

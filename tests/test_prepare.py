@@ -2,13 +2,13 @@
 
 import csv
 
+from digitnet_data import cut_cells, load_cells, rectify
+from digitnet_puzzles import GIVENS, draw_puzzle, solutions
+
 import cv2
 import numpy as np
 import pytest
 from conftest import script
-
-from digitnet_data import cut_cells, load_cells, rectify
-from digitnet_puzzles import GIVENS, draw_puzzle, solutions
 
 SMALL = ("--train", 3, "--val", 2)
 

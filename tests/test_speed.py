@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+from digitnet_data import augment, draw_augmentation, load_cells, normalize
+from digitnet_model import NETWORKS, start_standardized
+
 import pytest
 import torch
 from conftest import ROOT, run, script
-
-from digitnet_data import augment, draw_augmentation, load_cells, normalize
-from digitnet_model import NETWORKS, start_standardized
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)
 OPTIONS = ("--epochs", 2, "--batch-size", 65, "--threads", 1, "--train-only")  # 65: one process has a cell more
