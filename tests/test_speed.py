@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +41,21 @@ def test_two_processes_train_as_one_does(built, tmp_path):
         assert b["val"]["loss"] == pytest.approx(a["val"]["loss"], rel=1e-2)
     for name, value in weights.items():
         assert (same_weights[name] - value).norm() < 0.02 * value.norm(), name
+
+    # Two machines, both of them this one: each has its own torchrun, with torchrun's own options.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = [
+        [*TORCHRUN[:-1], 1, "--nnodes", 2, "--node-rank", rank, "--master-addr", "127.0.0.1", "--master-port", port]
+        + [ROOT / "03_Training.py", *options, "--out", tmp_path / f"machine{rank}"]
+        for rank in range(2)
+    ]
+    started = [subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL) for command in machines]
+    assert [process.wait() for process in started] == [0, 0]
+    saved = [tmp_path / name / "digitnet_best.pth" for name in ("two", "machine0")]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
+    assert not (tmp_path / "machine1").exists()  # the first process saves
 
 
 def test_processes_with_other_cells_are_refused(built, tmp_path):
