@@ -45,7 +45,7 @@ def meminfo(total: float, free: float) -> str:
         ("fail", "no popcnt, sse4_1, sse4_2", doctor.check_processor("x86_64", OLD_X86, PINS)),
         ("warn", "cpuinfo", doctor.check_processor("aarch64", "", PINS)),
         ("ok", "8.0 GB", doctor.check_memory(meminfo(8, 7))),
-        ("warn", "--no-cache-dir", doctor.check_memory(meminfo(1.8, 1.5))),
+        ("warn", "--no-cache-dir", doctor.check_memory(meminfo(1.3, 1.2))),
         ("warn", "close other programs", doctor.check_memory(meminfo(4, 0.6))),
         ("fail", "1 GB or more", doctor.check_memory(meminfo(0.45, 0.3))),
         ("warn", "does not tell", doctor.check_memory("")),
@@ -68,6 +68,8 @@ def meminfo(total: float, free: float) -> str:
         ("ok", "not installed yet", doctor.check_packages(PINS, {}, expected=False)),
         ("fail", "missing: ", doctor.check_packages(PINS, {"pip": "23.0"}, True)),
         ("ok", "pinned versions", doctor.check_packages(PINS, {**PINS, "torch": PINS["torch"] + "+cpu"}, True)),
+        ("ok", "pinned versions", doctor.check_packages({"font": "3.2"}, {"font": "3.002"}, True)),
+        ("warn", "font 3.02.1 (pinned: ", doctor.check_packages({"font": "3.2"}, {"font": "3.02.1"}, True)),
         ("warn", "torch 2.8.0 (pinned: ", doctor.check_packages(PINS, {**PINS, "torch": "2.8.0"}, True)),
         (
             "fail",

@@ -46,12 +46,12 @@ def test_two_processes_train_as_one_does(built, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    machines = [
-        [*TORCHRUN[:-1], 1, "--nnodes", 2, "--node-rank", rank, "--master-addr", "127.0.0.1", "--master-port", port]
-        + [ROOT / "03_Training.py", *options, "--out", tmp_path / f"machine{rank}"]
-        for rank in range(2)
-    ]
-    started = [subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL) for command in machines]
+    meeting = ("--nnodes", 2, "--master-addr", "127.0.0.1", "--master-port", port)
+    started = []
+    for rank in range(2):
+        command = (*TORCHRUN[:-1], 1, *meeting, "--node-rank", rank, ROOT / "03_Training.py", *options)
+        command = [str(part) for part in (*command, "--out", tmp_path / f"machine{rank}")]
+        started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
     assert [process.wait() for process in started] == [0, 0]
     saved = [tmp_path / name / "digitnet_best.pth" for name in ("two", "machine0")]
     assert saved[0].read_bytes() == saved[1].read_bytes()
