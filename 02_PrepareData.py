@@ -40,7 +40,8 @@ from digitnet_cli import (
     write_json,
 )
 from digitnet_data import BOARD_SIDE, MARKER, PREPARED, REAL_BOARDS, cut_cells, rectangle, rectify
-from digitnet_photo import Photo, cut_photo, family, font_files, load_fonts, take_photo
+from digitnet_fonts import family, font_files, load_fonts
+from digitnet_photo import Photo, cut_photo, take_photo
 from digitnet_puzzles import draw_puzzle, read_puzzles, vary_puzzle
 
 import cv2
@@ -66,7 +67,7 @@ DESK_GREY = 220  # what the camera sees beside the page
 # Cells are cut both ways: (side of the straightened board in pixels, part cut off each side of a cell).
 FRAMINGS = ((9 * STEP, 0.0), (BOARD_SIDE, 0.12))
 
-# Settings of the photo pages; those of the print, the paper and the camera are in digitnet_photo.py.
+# Settings of the photo pages; those of fonts, print, paper and camera stand in their modules.
 BOARDS_PER_PUZZLE = 5
 MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)
 TRAIN_PAGES_KEPT = 100

@@ -55,7 +55,8 @@ option = $(if $(2),$(1) $(2))
 TORCHRUN = OMP_NUM_THREADS=1 $(PYTHON) -m torch.distributed.run
 
 # --- files ---
-# The training and what it imports.
+# The scripts that draw and that train, with what they import.
+DRAWING    := 02_PrepareData.py $(addprefix digitnet_,$(addsuffix .py,photo paper fonts puzzles data cli))
 TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,resume processes model data onnx cli))
 PREPARED   := $(DATA)/prepared.json
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
@@ -98,8 +99,7 @@ golden: $(GOLDEN)
 ## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards
 evaluate: $(EVALUATION) $(PICTURES) $(SHEET)
 
-$(DATA)/prepared.json: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py \
-		$(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
+$(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
 	$(PYTHON) $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
@@ -122,7 +122,7 @@ $(EVALUATION) $(PICTURES) &: 05_Evaluate.py digitnet_pictures.py digitnet_data.p
 check-real: $(ONNX) $(PREPARED)
 	$(PYTHON) 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --floor $(FLOOR)
 
-$(OUT)/pages.png: 02_PrepareData.py digitnet_photo.py digitnet_puzzles.py digitnet_data.py digitnet_cli.py | $(INSTALLED)
+$(OUT)/pages.png: $(DRAWING) | $(INSTALLED)
 	$(PYTHON) $< --style photo --seed $(SEED) --sheet $@
 
 $(SUMMARY): $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET)

@@ -5,19 +5,9 @@ import json
 
 from digitnet_cli import UserError
 from digitnet_data import BOARD_SIDE, load_cells, rectify
-from digitnet_photo import (
-    BOARD,
-    EDGE,
-    MARGIN_RANGE,
-    STEP,
-    cut_photo,
-    draw_board,
-    draw_glyphs,
-    font_files,
-    load_fonts,
-    photograph,
-    take_photo,
-)
+from digitnet_fonts import draw_glyphs, font_files, load_fonts
+from digitnet_paper import BOARD, EDGE, STEP, draw_board
+from digitnet_photo import MARGIN_RANGE, cut_photo, photograph, take_photo
 from digitnet_puzzles import draw_puzzle, solutions, vary_puzzle
 
 import cv2

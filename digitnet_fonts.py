@@ -1,0 +1,139 @@
+"""The fonts of the photo pages: which they are, how often each is drawn, and their digits as pixels."""
+
+import importlib.util
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from digitnet_cli import UserError
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+EM = 150  # digits are rendered at this size, then reduced
+
+# Fonts by package, and how often each is drawn.
+# Newspapers print most boards in a Helvetica or an Arial: Arimo has its shapes and widths.
+TRAIN_FONTS = {
+    "fontpkg_arimo": 5,
+    "fontpkg_archivo": 2,
+    "fontpkg_archivo_narrow": 1,
+    "fontpkg_roboto": 1,
+    "fontpkg_open_sans": 1,
+    "fontpkg_pt_sans": 1,
+    "fontpkg_ibm_plex_sans": 1,
+    "fontpkg_source_sans_3": 1,
+    "fontpkg_news_cycle": 1,
+    "fontpkg_oswald": 1,
+    "fontpkg_pt_serif": 1,
+    "fontpkg_libre_baskerville": 1,
+    "fontpkg_crimson_text": 1,
+    "fontpkg_domine": 1,
+    "matplotlib": 2,
+}
+VAL_FONTS = {
+    "fontpkg_libre_franklin": 2,
+    "fontpkg_inter": 2,
+    "fontpkg_work_sans": 1,
+    "fontpkg_barlow_semi_condensed": 1,
+    "fontpkg_noto_serif": 1,
+}
+# Static files by what their names end in (other weights are left out); files with [axes] are variable fonts.
+STATIC = ("Regular", "Bold", "Italic", "BoldItalic", "Medium", "SemiBold", "Oblique", "BoldOblique")
+MATPLOTLIB = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
+WEIGHTS = 380, 760  # of variable fonts
+WIDTHS = 75, 105
+ITALIC = 0.15  # how often, where the family has it
+SYSTEM_FONTS = ("liberation", "urw-base35", "freefont")  # folders under /usr/share/fonts/*/
+NO_DIGITS = ("D050000L", "StandardSymbols", "Z003")  # symbols and script in them
+
+
+class Font(NamedTuple):
+    """A font family: its name, its files, and how often it is drawn."""
+
+    family: str
+    upright: tuple[str, ...]
+    italic: tuple[str, ...]
+    often: float
+
+
+def font_files(package: str) -> tuple[str, ...]:
+    """The files of an installed font package that are drawn from; raises UserError if it is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        name = package.replace("_", "-")
+        raise UserError(f"the fonts of {name} are not installed: python3 -m pip install -r requirements.txt")
+    folder = Path(spec.submodule_search_locations[0])
+    if package == "matplotlib":
+        return tuple(str(folder / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf") for name in MATPLOTLIB)
+    files = sorted((folder / "files").glob("*.[ot]tf"))
+    return tuple(str(f) for f in files if f.stem.endswith("]") or f.stem.rpartition("-")[2] in STATIC)
+
+
+def family(name: str, files: tuple[str, ...] | list[str], often: float) -> Font:
+    slanted = [file for file in files if any(word in Path(file).stem for word in ("Ita", "Obl"))]
+    return Font(name, tuple(file for file in files if file not in slanted), tuple(slanted), often)
+
+
+def system_fonts() -> list[Font]:
+    """Debian's fonts with the newspaper look, where they are installed."""
+    found = []
+    for folder in sorted(Path("/usr/share/fonts").glob("*/*")):
+        if folder.name.startswith(SYSTEM_FONTS):
+            families: dict[str, list[str]] = {}
+            for file in sorted(folder.glob("*.[ot]tf")):
+                if not file.name.startswith(NO_DIGITS):
+                    families.setdefault(file.stem.partition("-")[0], []).append(str(file))
+            found += [family(name, files, 1) for name, files in families.items()]
+    return found
+
+
+@cache
+def load_fonts(split: str, system: bool = False) -> tuple[Font, ...]:
+    """The fonts of the `train` or the `val` pages; no family is in both. System fonts are for training only."""
+    table = {"train": TRAIN_FONTS, "val": VAL_FONTS}[split]
+    fonts = [family(package, font_files(package), often) for package, often in table.items()]
+    return tuple(fonts + (system_fonts() if system and split == "train" else []))
+
+
+def pick_file(fonts: tuple[Font, ...], rng: np.random.Generator) -> str:
+    """A font file: families as often as they say, italics by ITALIC."""
+    often = np.array([font.often for font in fonts], float)
+    font = fonts[rng.choice(len(fonts), p=often / often.sum())]
+    files = font.italic if font.italic and rng.random() < ITALIC else font.upright
+    return files[rng.integers(len(files))]
+
+
+@lru_cache(maxsize=256)
+def open_font(path: str) -> tuple[ImageFont.FreeTypeFont, tuple[tuple[str, float, float], ...]]:
+    """A font at EM pixels, and its axes (name, lowest, highest), none if it is not variable."""
+    font = ImageFont.truetype(path, EM, layout_engine=ImageFont.Layout.BASIC)
+    try:
+        axes = font.get_variation_axes()
+    except OSError:
+        axes = []
+    return font, tuple((axis["name"].decode(), axis["minimum"], axis["maximum"]) for axis in axes)
+
+
+def draw_glyphs(path: str, rng: np.random.Generator) -> np.ndarray:
+    """The digits 1-9 in one face, float32 [9, H, W], 1 = ink; all stand on one baseline, centred by their advance.
+
+    Cropped to what the tallest and the widest need. A variable font's weight and width are drawn at random.
+    """
+    font, axes = open_font(path)
+    if axes:
+        ranges = {"Weight": WEIGHTS, "Width": WIDTHS}
+        values = []
+        for name, low, high in axes:
+            wanted = rng.uniform(*ranges.get(name, (low, high)))
+            values.append(float(np.clip(wanted, low, high)))
+        font.set_variation_by_axes(values)
+    glyphs = np.zeros((9, 2 * EM, 2 * EM), np.uint8)
+    for digit in range(1, 10):
+        image = Image.new("L", (2 * EM, 2 * EM))
+        ImageDraw.Draw(image).text((EM, 3 * EM // 2), str(digit), fill=255, font=font, anchor="ms")
+        glyphs[digit - 1] = np.asarray(image)
+    ink = glyphs.max(axis=0) > 127
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    half = max(EM - columns[0], columns[-1] + 1 - EM) + 1  # the advance's middle stays the middle
+    return glyphs[:, rows[0] : rows[-1] + 1, EM - half : EM + half].astype(np.float32) / 255
