@@ -289,8 +289,10 @@ def bench_processes(args: argparse.Namespace) -> dict:
     if args.quick:
         ways = ways[1:3]
     rates, memory = {}, {}
-    for _ in range(repeats):
+    for repeat in range(repeats):
         for processes, threads in ways:
+            if repeat and processes > cpus:
+                continue  # the slowest way, and once is enough to see that
             launcher = ("-m", "torch.distributed.run", "--nproc-per-node", processes) if processes > 1 else ()
             options = ("--train-only", "--epochs", 1, "--threads", threads)
             run = train_measured(args, "processes", *options, launcher=launcher)
