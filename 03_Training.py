@@ -296,8 +296,9 @@ def main() -> None:
         print(
             "Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE])
         )
+        data = {"train_sha256": digest(train_cells), "val_sha256": digest(val_cells)}
         if dist.is_initialized():
-            check_same_cells(train_cells, val_cells)
+            check_same_cells(data)
         if args.batch_size > (most := max(1024, len(train_cells.labels))):
             raise UserError(f"--batch-size {args.batch_size} is more than there are cells: {most} at most")
         if shared := shared_pages(train_cells, val_cells):
@@ -305,7 +306,6 @@ def main() -> None:
                 f"{args.data / 'val'} shares {len(shared)} pages with {args.data / 'train'}, {', '.join(shared[:3])}"
                 f"{', …' if len(shared) > 3 else ''}: its score would say nothing; remove them from one of the two"
             )
-        data = {"train_sha256": digest(train_cells), "val_sha256": digest(val_cells)}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
         matters = {name: settings[name] for name in settings.keys() - {"data", "out", "train_only", "export_only"}}
         run = fingerprint(matters | {"processes": processes()[1]}, data)

@@ -9,7 +9,6 @@ import os
 import sys
 
 from digitnet_cli import UserError
-from digitnet_data import Cells, digest
 
 import torch.distributed as dist
 
@@ -32,11 +31,11 @@ def join_processes(batch_size: int) -> None:
         raise UserError(f"--batch-size {batch_size} is less than a cell for each of {world} processes: raise it")
 
 
-def check_same_cells(*sets: Cells) -> None:
-    """Raises UserError if the processes do not all have the same cells."""
+def check_same_cells(digests: dict[str, str]) -> None:
+    """Raises UserError if not all processes have the same `digests` of their cells (digitnet_data.digest)."""
     _, world = processes()
-    digests = [""] * world
-    dist.all_gather_object(digests, " ".join(digest(cells) for cells in sets))
-    for rank, other in enumerate(digests):
-        if other != digests[0]:
+    gathered: list[dict[str, str]] = [{}] * world
+    dist.all_gather_object(gathered, digests)
+    for rank, other in enumerate(gathered):
+        if other != gathered[0]:
             raise UserError(f"process {rank} has other cells than process 0: copy the same data to every machine")

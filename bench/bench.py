@@ -34,7 +34,15 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from digitnet_cli import UserError, argument_parser, available_cpus, describe_run, run_script, write_json  # noqa: E402
+from digitnet_cli import (  # noqa: E402
+    UserError,
+    argument_parser,
+    available_cpus,
+    describe_run,
+    positive_int,
+    run_script,
+    write_json,
+)
 from digitnet_data import Cells, augment, draw_augmentation, load_cells, normalize  # noqa: E402
 from digitnet_model import NETWORKS, load_model  # noqa: E402
 from digitnet_onnx import open_session  # noqa: E402
@@ -357,10 +365,15 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
     parser.add_argument("--quick", action="store_true", help="less of it, in a minute: " + ", ".join(QUICK))
     parser.add_argument(
-        "--chapter-epochs", type=int, default=0, metavar="N", help="also run N epochs its way (37 s each)"
+        "--chapter-epochs", type=int, default=0, metavar="N", help="also run N epochs its way (half a minute each)"
     )
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="how many times the data growth measures"
+        "--sizes",
+        type=positive_int,
+        nargs="+",
+        default=[1, 2, 4],
+        metavar="N",
+        help="how many times the data growth measures",
     )
     args = parser.parse_args()
     args.data, args.out = args.data.resolve(), args.out.resolve()

@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT))
 # `make test` runs the tests: what it hands down would make their own `make` print "Entering directory".
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)
+
 
 class Result(NamedTuple):
     code: int

@@ -69,11 +69,9 @@ def test_grey_that_is_stored_as_colour_is_read_as_grey_and_told(folder, capsys):
         image[..., 3:] = 255
         cv2.imwrite(str(path), image)
     assert (load_cells(folder).pixels == plain.pixels).all()
-    told = capsys.readouterr().out
-    assert (
-        told
-        == f"{folder}: 2 images store grey as colour, and are read as grey, {folder}/5/000000_clean_00.png the first\n"
-    )
+    first = folder / "5" / "000000_clean_00.png"
+    told = f"{folder}: 2 images store grey as colour, and are read as grey, {first} the first\n"
+    assert capsys.readouterr().out == told
 
 
 RED = np.array([0, 0, 255], np.uint8)

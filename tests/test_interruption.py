@@ -16,7 +16,7 @@ from digitnet_data import load_cells
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, TORCHRUN, run, script
 
 EPOCHS = 3
 
@@ -30,20 +30,33 @@ def options(chain, out):
     ]
 
 
-def start(name, *arguments):
-    command = [sys.executable, ROOT / name, *arguments]
+def start(name, *arguments, launcher=(sys.executable,)):
+    command = [*launcher, ROOT / name, *arguments]
     return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+def children(parent):
+    """Process numbers of the processes that `parent` started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            if path.read_text().rpartition(")")[2].split()[1] == str(parent):
+                found.append(int(path.parent.name))
+    return found
+
+
 def stop_after(process, characters, number, words=b""):
-    """Sends the signal when that much, and `words`, has been printed, or lets the process end.
+    """Sends the signal to the process and its children when that much, and `words`, has been printed, or lets it end.
 
     Returns its exit code and output.
     """
     seen = b""
     while (len(seen) < characters or words not in seen) and (more := os.read(process.stdout.fileno(), 64)):
         seen += more
+    started = children(process.pid)
     process.send_signal(number)
+    for pid in started:
+        os.kill(pid, number)
     seen += process.stdout.read()
     return process.wait(), seen.decode(errors="replace")
 
@@ -103,34 +116,15 @@ def test_a_state_that_does_not_fit_is_told_and_not_used(built, uninterrupted, tm
     assert ((tmp_path / "digitnet_best.pth").read_bytes() == weights) == (change == "state broken")
 
 
-def children(parent):
-    """Process numbers of the processes that `parent` started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
-            if path.read_text().rpartition(")")[2].split()[1] == str(parent):
-                found.append(int(path.parent.name))
-    return found
-
-
 def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
     """All of torchrun's processes at once, as in a power cut."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, ROOT / "03_Training.py"]
-    command = [str(part) for part in launcher]
-    whole = [*command, *map(str, options(built, tmp_path / "whole"))]
-    assert subprocess.run(whole, capture_output=True).returncode == 0
-    command += map(str, options(built, tmp_path / "killed"))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    seen = b""
-    while b"epoch 2/" not in seen:
-        seen += os.read(process.stdout.fileno(), 64)
-        assert process.poll() is None, seen
-    for pid in [process.pid, *children(process.pid)]:
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    whole = run(*TORCHRUN, ROOT / "03_Training.py", *options(built, tmp_path / "whole"))
+    assert whole.code == 0, whole.err
+    killed = options(built, tmp_path / "killed")
+    stop_after(start("03_Training.py", *killed, launcher=TORCHRUN), 0, signal.SIGKILL, b"epoch 2/")
     assert not (tmp_path / "killed" / "digitnet_best.pth").exists()
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0 and f"goes on in epoch 2 of {EPOCHS}" in again.stdout, again.stderr
+    again = run(*TORCHRUN, ROOT / "03_Training.py", *killed)
+    assert again.code == 0 and f"goes on in epoch 2 of {EPOCHS}" in again.out, again.err
     results = [(tmp_path / name / "digitnet_best.pth").read_bytes() for name in ("whole", "killed")]
     assert results[0] == results[1]
 

@@ -4,7 +4,6 @@ import importlib
 import json
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 from digitnet_data import augment, draw_augmentation, load_cells, normalize
@@ -12,9 +11,8 @@ from digitnet_model import NETWORKS, start_standardized
 
 import pytest
 import torch
-from conftest import ROOT, run, script
+from conftest import ROOT, TORCHRUN, run, script
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)
 OPTIONS = ("--epochs", 2, "--batch-size", 65, "--threads", 1, "--train-only")  # 65: one process has a cell more
 
 
