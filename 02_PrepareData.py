@@ -19,13 +19,12 @@ have. The pages of the first 100 training puzzles are kept, and those of all for
 import argparse
 import csv
 import ctypes
-import io
 import os
 import shutil
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from digitnet_cli import (
@@ -39,31 +38,19 @@ from digitnet_cli import (
     write_file,
     write_json,
 )
-from digitnet_data import BOARD_SIDE, MARKER, PREPARED, REAL_BOARDS, cut_cells, rectangle, rectify
-from digitnet_fonts import family, font_files, load_fonts
+from digitnet_data import BOARD_SIDE, MARKER, PREPARED, REAL_BOARDS, cut_cells, rectify
+from digitnet_fonts import load_fonts
 from digitnet_photo import Photo, cut_photo, take_photo
 from digitnet_puzzles import draw_puzzle, read_puzzles, vary_puzzle
+from digitnet_tutorial import FACES, STEP, draw_page, photograph
 
 import cv2
 import numpy as np
-from fontTools.ttLib import TTFont
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 
-# Settings of the tutorial's pages, in pixels unless said otherwise.
-PAGE_WIDTH, PAGE_HEIGHT = 800, 1200
-PAGE_MARGIN = 60
-STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
-THIN, THICK, STROKE = 1, 3, 2  # inner lines, box lines, the digits' pen
-# The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: half of the
-# pages have one, half the other. Size, weight, middle and baseline (in the cell) fit what OpenCV 5.0.0 draws.
-FACES = ("Hershey", "Rubik")
-RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_MIDDLE, RUBIK_BASELINE = 36.5, 560, 37, 46
-CORNER_JITTER = 20  # the camera moves each corner of the page by up to this much
-BLUR_PROBABILITY, BLUR_KERNELS = 0.5, (3, 5)  # the camera's focus
-DESK_GREY = 220  # what the camera sees beside the page
+# Settings of the tutorial's pages; those of print and camera stand in digitnet_tutorial.py.
 # Cells are cut both ways: (side of the straightened board in pixels, part cut off each side of a cell).
 FRAMINGS = ((9 * STEP, 0.0), (BOARD_SIDE, 0.12))
 
@@ -75,70 +62,6 @@ SHEET_ROWS, SHEET_COLUMNS, SHEET_TILE = 5, 8, 225  # of --sheet; its right half 
 
 
 # --- pages ------------------------------------------------------------------------------------
-
-
-def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
-    """A clean print of `puzzle`: the page, uint8 [1200, 800], and its grid's corners, float [4, 2] (x, y).
-
-    `face` is one of FACES: the tutorial's putText gives other digits with OpenCV 5 than with OpenCV 4.
-    """
-    page = np.full((PAGE_HEIGHT, PAGE_WIDTH), 255, np.uint8)
-    side = 9 * STEP
-    left, top = (PAGE_WIDTH - side) // 2, (PAGE_HEIGHT - side) // 2
-    for line in range(10):
-        at, width = line * STEP, THIN if line % 3 else THICK
-        cv2.line(page, (left + at, top), (left + at, top + side), 0, width)
-        cv2.line(page, (left, top + at), (left + side, top + at), 0, width)
-    print_digit = print_rubik if face == "Rubik" else print_hershey
-    for cell, digit in enumerate(puzzle):
-        if digit != "0":
-            print_digit(page, digit, left + cell % 9 * STEP, top + cell // 9 * STEP)
-    return page, rectangle(left, top, side, side)
-
-
-def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
-    """Prints a digit into the cell with this corner as the tutorial does with OpenCV 4."""
-    font = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=STEP / 60, thickness=STROKE)
-    (width, height), _ = cv2.getTextSize(digit, **font)
-    x, y = left + (STEP - width) // 2, top + (STEP + height) // 2 - height // 4  # a little high, as in the tutorial
-    cv2.putText(page, digit, (x, y), color=0, lineType=cv2.LINE_AA, **font)
-
-
-def print_rubik(page: np.ndarray, digit: str, left: int, top: int) -> None:
-    """The same as OpenCV 5 prints it, whatever OpenCV is here."""
-    cell = Image.fromarray(page[top : top + STEP, left : left + STEP])
-    ImageDraw.Draw(cell).text((RUBIK_MIDDLE, RUBIK_BASELINE), digit, font=rubik(), anchor="ms", fill=0)
-    page[top : top + STEP, left : left + STEP] = cell
-
-
-@cache
-def rubik() -> ImageFont.FreeTypeFont:
-    """Rubik with its figures of one width (its 1 then has a foot), as OpenCV 5 has it."""
-    (path,) = family("Rubik", font_files("fontpkg_rubik"), 1).upright
-    font, file = TTFont(path), io.BytesIO()
-    figures = {code: f"{glyph}.tf" for code, glyph in font.getBestCmap().items() if chr(code) in "123456789"}
-    for table in font["cmap"].tables:
-        table.cmap.update(figures)
-    font.save(file)
-    file.seek(0)
-    font = ImageFont.truetype(file, RUBIK_SIZE, layout_engine=ImageFont.Layout.BASIC)
-    font.set_variation_by_axes([RUBIK_WEIGHT])
-    return font
-
-
-def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The tutorial's mild camera: the page's corners move, giving perspective; half of the views are blurred.
-
-    Returns the view and where the grid's corners truly are in it.
-    """
-    sheet = rectangle(0, 0, PAGE_WIDTH, PAGE_HEIGHT)
-    moved = sheet + rng.integers(-CORNER_JITTER, CORNER_JITTER + 1, (4, 2)).astype(np.float32)
-    transform = cv2.getPerspectiveTransform(sheet, moved)
-    view = cv2.warpPerspective(page, transform, (PAGE_WIDTH, PAGE_HEIGHT), borderValue=DESK_GREY)
-    if rng.random() < BLUR_PROBABILITY:
-        kernel = int(rng.choice(BLUR_KERNELS))
-        view = cv2.GaussianBlur(view, (kernel, kernel), 0)
-    return view, cv2.perspectiveTransform(corners[None], transform)[0].round(2)  # as the CSV will say
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

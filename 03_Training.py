@@ -23,27 +23,23 @@ from digitnet_cli import (
     positive_float,
     positive_int,
     run_script,
-    write_file,
     write_json,
 )
 from digitnet_data import (
-    BLANK,
     CELL_SIZE,
     NUM_CLASSES,
     Cells,
-    augment,
-    describe_scores,
     digest,
-    draw_augmentation,
     load_cells,
     normalize,
-    score,
     shared_pages,
 )
-from digitnet_model import NETWORKS, fold_batchnorm, load_model, start_standardized
-from digitnet_onnx import INPUT_NAME, OPSET, OUTPUT_NAME, contract_failures, open_session, run_logits
+from digitnet_model import NETWORKS, load_model, start_standardized
+from digitnet_onnx import export, open_session, run_logits
 from digitnet_processes import check_same_cells, join_processes, processes
 from digitnet_resume import Signals, fingerprint, read_state, save_weights
+from digitnet_sampling import augment, draw_augmentation, draw_epoch
+from digitnet_scores import describe_scores, score
 
 import numpy as np
 import torch
@@ -99,16 +95,6 @@ def evaluate(model: nn.Module, cells: Cells, label_smoothing: float) -> dict:
         dist.all_reduce(logits)  # a sum: each process has filled in its own rows
     loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
     return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
-
-
-def draw_epoch(labels: torch.Tensor, count: int, blank_share: float, generator: torch.Generator) -> torch.Tensor:
-    """Which cells an epoch shows, int64 [count]: `blank_share` of them blank, every digit equally likely."""
-    members, sizes = labels.argsort(stable=True), torch.bincount(labels, minlength=NUM_CLASSES)
-    shares = torch.full((NUM_CLASSES,), (1 - blank_share) / (NUM_CLASSES - 1))
-    shares[BLANK] = blank_share
-    classes = torch.multinomial(shares, count, replacement=True, generator=generator)
-    within = torch.randint(2**62, (count,), generator=generator) % sizes[classes]
-    return members[(sizes.cumsum(0) - sizes)[classes] + within]
 
 
 def train(
@@ -233,28 +219,6 @@ def accuracy(record: dict) -> float:
 def best_epoch(history: list[dict]) -> dict:
     """The record with the fewest wrong validation cells, then the lowest validation loss: clients need confidence."""
     return min(history, key=lambda record: (record["val"]["wrong_cells"], record["val"]["loss"]))
-
-
-def export(model: nn.Module, path: Path) -> None:
-    """Writes `model`, BatchNorm folded, as the one ONNX file of the contract; the old file stays if that fails."""
-
-    def write(name: str) -> None:
-        torch.onnx.export(
-            fold_batchnorm(model),
-            (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
-            name,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,  # True is the default, and makes two files
-            dynamic_shapes={"x": {0: torch.export.Dim("N")}},
-        )
-        if failures := contract_failures(name):  # the exporter only warns when it falls back to another opset
-            raise UserError(f"the exporter broke the contract, {path} is as it was: {'; '.join(failures)}")
-
-    write_file(path, write)
-    print(f"Exported: {path}")
 
 
 def main() -> None:

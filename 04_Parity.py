@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from digitnet_cli import (
     UserError,
@@ -31,68 +31,25 @@ from digitnet_cli import (
 )
 from digitnet_data import (
     BLANK_BELOW,
-    CELL_SIZE,
-    NUM_CLASSES,
     REAL_BOARDS,
     REAL_CUTS,
-    Cells,
     load_boards,
     load_cells,
-    normalize,
-    score,
 )
-from digitnet_golden import BATCHES, Limits, check_golden, difference, edge_inputs, some_of_every_class, write_golden
-from digitnet_onnx import MAX_BATCH, contract_failures, in_short, open_session, run_logits, softmax
+from digitnet_golden import Limits, check_golden, difference, write_golden
+from digitnet_onnx import contract_failures, in_short, open_session, run_logits, softmax
+from digitnet_scores import score
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
+    from digitnet_reference import Reference
+
     from onnxruntime import InferenceSession
 
 # Settings. Those of the command line stand in main().
-SEED = 0  # of the noise
 # A porter's environment may switch PyTorch's float32 to bfloat16, which breaks parity by design.
 FAST_MATH = "DNNL_DEFAULT_FPMATH_MODE"
-
-
-class Reference(NamedTuple):
-    """What PyTorch answers to a set of inputs."""
-
-    name: str
-    inputs: np.ndarray  # float32 [N, 1, 28, 28]
-    batch: int  # cells in a run
-    logits: np.ndarray  # float32 [N, 10], of PyTorch as it is used
-    judge: np.ndarray  # float64 [N, 10], of the same weights in float64
-    cells: Cells | None = None  # where the inputs are cells with a truth
-
-
-def refer(model: torch.nn.Module, name: str, inputs: np.ndarray, batch: int = MAX_BATCH, cells=None) -> Reference:
-    """Runs `model` (float32, in eval mode) on `inputs`, in float32 and in float64."""
-    import copy
-
-    import torch
-
-    def run(network: torch.nn.Module, kind: torch.dtype, batch: int) -> np.ndarray:
-        logits = torch.empty(len(inputs), NUM_CLASSES, dtype=kind)  # small results among large ones would pin memory
-        with torch.inference_mode():
-            for part, result in zip(torch.from_numpy(inputs).split(batch), logits.split(batch), strict=True):
-                result[:] = network(part.to(kind))
-        return logits.numpy()
-
-    judge = run(copy.deepcopy(model).double(), torch.float64, 64)  # twice as fast as in large batches
-    return Reference(name, inputs, batch, run(model, torch.float32, batch), judge, cells)
-
-
-def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Reference]:
-    """What `model` answers to noise in every batch size, to edge inputs and to the `sets` of cells."""
-    rng = np.random.default_rng(SEED)
-    noise = {n: rng.standard_normal((n, 1, CELL_SIZE, CELL_SIZE), np.float32) for n in BATCHES}
-    return [
-        *(refer(model, f"random batch of {n}", inputs, n) for n, inputs in noise.items()),
-        refer(model, "edge inputs", edge_inputs()),
-        *(refer(model, name, normalize(cells.pixels[:, None]), cells=cells) for name, cells in sets.items()),
-    ]
 
 
 def count_changes(reference: Reference, logits: np.ndarray, rounding: float) -> dict:
@@ -152,13 +109,6 @@ def compare(
     return [f"{reference.name}: {failure}" for failure in failures], result
 
 
-def exported_weights(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The arrays that the exported file must hold, by name."""
-    from digitnet_model import fold_batchnorm
-
-    return {name: value.numpy() for name, value in fold_batchnorm(model).state_dict().items()}
-
-
 def check(
     onnx_file: Path, weights: dict[str, np.ndarray], references: list[Reference], limits: Limits, told=print
 ) -> tuple[list[str], dict[str, dict]]:
@@ -202,6 +152,7 @@ def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list
 def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
     """The ONNX file against the weights: every failure in a line, and the report; writes golden vectors if asked."""
     from digitnet_model import load_model
+    from digitnet_reference import choose_golden, exported_weights, make_references
 
     import torch
 
@@ -224,15 +175,7 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
         )
 
     if args.write_golden and not failures:
-        kept = [
-            (reference, some_of_every_class(reference.cells.labels) if reference.cells else slice(None))
-            for reference in references
-            if len(reference.inputs) < 50 or reference.cells  # of the noise little: it does not compress
-        ]
-        inputs, logits = (
-            np.concatenate([getattr(reference, name)[chosen] for reference, chosen in kept])
-            for name in ("inputs", "logits")
-        )
+        inputs, logits = choose_golden(references)
         write_golden(args.write_golden, inputs, logits, args.onnx, describe_run())
         print(f"golden vectors: {len(inputs)} in {args.write_golden}")
     report = {"measured": measured, "weights": sum(value.size for value in weights.values())}

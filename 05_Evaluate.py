@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 from digitnet_cli import (
     UserError,
@@ -30,10 +29,8 @@ from digitnet_cli import (
     write_json,
 )
 from digitnet_data import (
-    BLANK,
     BLANK_BELOW,
     BOARD_SIDE,
-    NUM_CLASSES,
     REAL_BOARDS,
     REAL_CUTS,
     Cells,
@@ -41,10 +38,10 @@ from digitnet_data import (
     load_boards,
     load_cells,
     rectify,
-    score,
 )
 from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, confusion_matrices, learning_curve, misread_cells, training_cells
+from digitnet_scores import Reading, confusion, describe, joined
 
 import cv2
 import numpy as np
@@ -54,91 +51,11 @@ from tqdm import tqdm
 # Settings. Those of the command line stand in main().
 CUT = 0.12  # part of a cell: what the tutorial's grid processor cuts off each side
 CORNER_ERROR = 0.006  # standard deviation of each coordinate of a corner, as a part of the board's side
-CONFIDENCE_BINS = (0.0, 0.5, BLANK_BELOW, 0.8, 0.9, 0.95, 0.99, 1.0)
 VALIDATION, CAMERA, REAL = "validation cells", "camera pages", "real boards"  # the last: all cuts together
-
-
-class Reading(NamedTuple):
-    """A set of cells, and what the model reads in them."""
-
-    cells: Cells
-    guesses: np.ndarray  # int64 [N], the best class
-    probabilities: np.ndarray  # float32 [N], its softmax probability
-
-    @property
-    def as_clients_do(self) -> np.ndarray:
-        """The guesses, int64 [N], with low ones taken as blank."""
-        return np.where(self.probabilities < BLANK_BELOW, BLANK, self.guesses)
 
 
 def read(session: onnxruntime.InferenceSession, cells: Cells) -> Reading:
     return Reading(cells, *classify(session, cells.pixels))
-
-
-def joined(cuts: dict[str, Reading]) -> Reading:
-    """Several cuts of the same boards as one set, in which each cut of a board is a board of its own."""
-    readings = [
-        reading._replace(cells=reading.cells._replace(names=np.char.replace(reading.cells.names, "_", f", {cut}_")))
-        for cut, reading in cuts.items()
-    ]
-    cells = Cells(*(np.concatenate(parts) for parts in zip(*(reading.cells for reading in readings), strict=True)))
-    return Reading(
-        cells,
-        np.concatenate([reading.guesses for reading in readings]),
-        np.concatenate([reading.probabilities for reading in readings]),
-    )
-
-
-def describe(reading: Reading) -> dict:
-    """All that evaluation.json says of a set."""
-    table = confusion(reading.cells.labels, reading.as_clients_do)
-    return {
-        "best_class": score(reading.cells, reading.guesses),
-        "low_is_blank": score(reading.cells, reading.as_clients_do),
-        "confidence": confidence(reading),
-        "confusion_low_is_blank": table.tolist(),
-        "worst_confusions": worst_confusions(table),
-    }
-
-
-def confidence(reading: Reading) -> dict:
-    """Are the probabilities of use? How high where it is right, what the 0.65 rule costs, and how often they hold."""
-    right = reading.guesses == reading.cells.labels
-    right_digits = right & (reading.cells.labels != BLANK)
-    bins = np.digitize(reading.probabilities, CONFIDENCE_BINS[1:-1])
-    return {
-        "mean_of_right_cells": float(reading.probabilities[right].mean()) if right.any() else 0.0,
-        "right_digits": int(right_digits.sum()),
-        "right_digits_below": int((right_digits & (reading.probabilities < BLANK_BELOW)).sum()),
-        "calibration": [
-            {
-                "from": CONFIDENCE_BINS[i],
-                "to": CONFIDENCE_BINS[i + 1],
-                "cells": int((bins == i).sum()),
-                "mean_probability": float(reading.probabilities[bins == i].mean()),
-                "part_right": float(right[bins == i].mean()),
-            }
-            for i in np.unique(bins)
-        ],
-    }
-
-
-def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Counts, int [10, 10]: row the truth, column the reading."""
-    table = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
-    np.add.at(table, (labels, predictions), 1)
-    return table
-
-
-def worst_confusions(table: np.ndarray, most: int = 5) -> list[dict]:
-    """The most frequent mistakes of a confusion matrix: truth, guess, and how often."""
-    table = table * (1 - np.eye(NUM_CLASSES, dtype=int))
-    order = np.argsort(-table, axis=None, kind="stable")[:most]
-    return [
-        {"truth": int(i // NUM_CLASSES), "guess": int(i % NUM_CLASSES), "times": int(table.flat[i])}
-        for i in order
-        if table.flat[i]
-    ]
 
 
 def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:

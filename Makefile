@@ -55,10 +55,13 @@ option = $(if $(2),$(1) $(2))
 TORCHRUN = OMP_NUM_THREADS=1 $(PYTHON) -m torch.distributed.run
 
 # --- files ---
-# The scripts that draw and that train, with what they import.
-DRAWING    := 02_PrepareData.py $(addprefix digitnet_,$(addsuffix .py,photo paper fonts puzzles data cli))
-TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,resume processes model data onnx cli))
+# The scripts, with what they import.
+DRAWING    := 02_PrepareData.py $(addprefix digitnet_,$(addsuffix .py,tutorial photo paper fonts puzzles data cli))
+TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,sampling scores resume processes model data onnx cli))
+CHECKING   := 04_Parity.py $(addprefix digitnet_,$(addsuffix .py,reference golden scores model data onnx cli))
+READING    := 05_Evaluate.py $(addprefix digitnet_,$(addsuffix .py,pictures scores data onnx cli))
 PREPARED   := $(DATA)/prepared.json
+LABELS     := $(wildcard $(or $(REAL),data/real)/labels.csv)
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(OUT)/parity.json
@@ -110,12 +113,10 @@ $(WEIGHTS): $(TRAINING) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
 $(ONNX): $(TRAINING) $(WEIGHTS) | $(INSTALLED)
 	$(PYTHON) $< --out $(OUT) --model $(MODEL) --export-only
 
-$(PARITY) $(GOLDEN) &: 04_Parity.py digitnet_model.py digitnet_data.py digitnet_onnx.py digitnet_golden.py \
-		digitnet_cli.py $(wildcard $(or $(REAL),data/real)/labels.csv) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
+$(PARITY) $(GOLDEN) &: $(CHECKING) $(LABELS) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
 	$(PYTHON) $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA) $(call option,--real,$(REAL)) --write-golden $(GOLDEN)
 
-$(EVALUATION) $(PICTURES) &: 05_Evaluate.py digitnet_pictures.py digitnet_data.py digitnet_onnx.py digitnet_cli.py \
-		$(wildcard $(or $(REAL),data/real)/labels.csv) $(ONNX) $(PREPARED) | $(INSTALLED)
+$(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
 	$(PYTHON) $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
 
 ## check-real fail if the ONNX file reads the real boards of data/real worse than FLOOR (meant for PROFILE=photo)

@@ -1,7 +1,7 @@
-"""What every script knows about cells: from image files to arrays to the network's input, and augmentation.
+"""What every script knows about cells: from image files to arrays to the network's input.
 
-Only the augmentation needs torch, only what reads, cuts or straightens images needs OpenCV, and each loads it itself:
-an ONNX file can be scored without torch, and checked with numpy and onnxruntime alone.
+Nothing here needs torch, and what reads, cuts or straightens images loads OpenCV itself: an ONNX file can be scored
+without torch, and checked with numpy and onnxruntime alone.
 
 The input contract of the networks, stated here and nowhere else:
 a cell is 28x28 grey pixels (0 = black ink, 255 = white paper); class 0 is a blank cell,
@@ -15,14 +15,11 @@ import csv
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from digitnet_cli import UserError
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 CELL_SIZE = 28  # pixels a side
 NUM_CLASSES = 10
@@ -188,34 +185,6 @@ def shared_pages(train: Cells, val: Cells) -> list[str]:
     return sorted(asked[content] for content in known.keys() & asked.keys())
 
 
-def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
-    """Errors of `predictions`, int [N], as counts: of all cells, of digits, of blanks, of boards.
-
-    A board is a page whose 81 cells are all in `cells`, by their names; other pages do not count.
-    """
-    wrong = predictions != cells.labels
-    digits = cells.labels != BLANK
-    pages = [name.rpartition("_")[0] for name in cells.names]
-    _, page, cells_of_page = np.unique(pages, return_inverse=True, return_counts=True)
-    boards = cells_of_page == 81
-    return {
-        "cells": len(wrong),
-        "wrong_cells": int(wrong.sum()),
-        "digits": int(digits.sum()),
-        "wrong_digits": int((wrong & digits).sum()),
-        "blanks": int((~digits).sum()),
-        "wrong_blanks": int((wrong & ~digits).sum()),
-        "boards": int(boards.sum()),
-        "wrong_boards": int((boards & (np.bincount(page, wrong) > 0)).sum()),
-    }
-
-
-def describe_scores(scores: dict[str, int]) -> str:
-    """The counts of `score` in one line for people."""
-    kinds = ("cells", "digits", "blanks", "boards")
-    return ", ".join(f"{scores['wrong_' + kind]} of {scores[kind]:,} {kind} wrong" for kind in kinds)
-
-
 def cut_cells(board: np.ndarray, margin: float) -> np.ndarray:
     """A rectified square board, uint8 [S, S] -> its 81 cells row by row, uint8 [81, 28, 28].
 
@@ -250,39 +219,3 @@ def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
 
     transform = cv2.getPerspectiveTransform(corners.astype(np.float32), rectangle(0, 0, side, side))
     return cv2.warpPerspective(page, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
-
-
-def draw_augmentation(
-    n: int, generator: torch.Generator, degrees: float, translate: float, scale: float, blur_probability: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `augment` does to each of `n` cells: affine maps, float32 [n, 2, 3], and which are blurred, bool [n].
-
-    `degrees` either way; `translate` as a fraction of the side; `scale` as a fraction of the size.
-    """
-    import torch
-
-    def uniform(limit: float, *shape: int) -> torch.Tensor:
-        return torch.empty(shape).uniform_(-limit, limit, generator=generator)
-
-    angle, size = uniform(degrees * torch.pi / 180, n), 1 + uniform(scale, n)
-    cos, sin = angle.cos() * size, angle.sin() * size
-    shift = uniform(2 * translate, n, 2)  # grid_sample's coordinates run from -1 to 1
-    affine = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
-    return affine, torch.rand(n, generator=generator) < blur_probability
-
-
-def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
-    """Cells turned, moved, scaled and blurred as `draw_augmentation` says; float32 [N, 1, 28, 28] in and out.
-
-    Pixels from outside are reflected: a cell cut too wide shows its line and paper beyond it, as on a page.
-    Filling with a constant, as torchvision's RandomAffine does, would put grey wedges into the corners.
-    """
-    from torch.nn import functional as F
-
-    grid = F.affine_grid(affine, list(cells.shape), align_corners=False)
-    cells = F.grid_sample(cells, grid, padding_mode="reflection", align_corners=False)
-    if blurred.any():
-        kernel = cells.new_tensor([0.25, 0.5, 0.25])  # the 3-tap Gaussian, sigma 0.85 pixels
-        padded = F.pad(cells[blurred], (1, 1, 1, 1), mode="replicate")
-        cells[blurred] = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 3)), kernel.view(1, 1, 3, 1))
-    return cells

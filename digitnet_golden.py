@@ -20,7 +20,6 @@ import numpy as np
 import onnxruntime
 
 BATCHES = (1, 2, 3, 81, 119, 512)  # cells in a run; 81 is a board, 119 an odd number with odd remainders
-CELLS_OF_A_CLASS = 20  # taken from each set of cells: keeps the file far below 1 MB
 
 
 class Limits(NamedTuple):
@@ -41,31 +40,6 @@ def difference(expected: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         raise ValueError(f"logits have shape {list(logits.shape)}, not {list(expected.shape)}")
     apart = np.abs(np.asarray(expected, np.float64) - logits)
     return {"mae": float(apart.mean()), "max_abs": float(apart.max())}
-
-
-def edge_inputs() -> np.ndarray:
-    """Cells at the ends of what the network can be given, float32 [32, 1, 28, 28].
-
-    All paper, all ink, mid-grey; stripes and a chequerboard of both ends; one pixel of ink, or of paper, in each
-    corner, at the middle of each side and in the centre, where wrong padding shows; noise.
-    """
-    row, column = np.indices((CELL_SIZE, CELL_SIZE))
-    stripes = [np.where(pattern % 2, 1, -1) for pattern in (row, column, row + column)]
-    flat = [np.full((CELL_SIZE, CELL_SIZE), value) for value in (1, -1, 0)]
-    dots = []
-    for at in np.ndindex(3, 3):
-        for paper in (1, -1):
-            cell = np.full((CELL_SIZE, CELL_SIZE), paper)
-            cell[tuple((CELL_SIZE - 1) * i // 2 for i in at)] = -paper
-            dots.append(cell)
-    noise = np.random.default_rng(0).uniform(-1, 1, (8, CELL_SIZE, CELL_SIZE))
-    return np.stack([*flat, *stripes, *dots, *noise])[:, None].astype(np.float32)
-
-
-def some_of_every_class(labels: np.ndarray) -> np.ndarray:
-    """Indices of up to CELLS_OF_A_CLASS cells of every class, evenly over the set."""
-    chosen = [np.flatnonzero(labels == label) for label in range(NUM_CLASSES)]
-    return np.concatenate([of[np.linspace(0, len(of) - 1, min(CELLS_OF_A_CLASS, len(of)), dtype=int)] for of in chosen])
 
 
 def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: Path, versions: dict) -> None:

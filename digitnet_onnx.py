@@ -1,6 +1,6 @@
-"""The exported file: the contract that later chapters and the Android app rely on, and how it is run.
+"""The exported file: the contract that later chapters and the Android app rely on, how it is written and run.
 
-Running needs numpy and onnxruntime; checking the contract needs onnx, too. Nothing here needs torch or OpenCV.
+Running needs numpy and onnxruntime alone; checking the contract loads onnx, and writing loads torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitnet_cli import UserError, available_cpus
+from digitnet_cli import UserError, available_cpus, write_file
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnxruntime
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
 SIGNATURE = {"input": (INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]), "output": (OUTPUT_NAME, [NUM_CLASSES])}  # after N
@@ -88,6 +89,34 @@ def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
 
 
 # --- the contract ---------------------------------------------------------------------------------
+
+
+def export(model: torch.nn.Module, path: Path) -> None:
+    """Writes `model`, BatchNorm folded, as the one ONNX file of the contract; the old file stays if that fails.
+
+    Raises UserError if the exporter does not keep the contract, as when it falls back to another opset with a warning.
+    """
+    from digitnet_model import fold_batchnorm
+
+    import torch
+
+    def write(name: str) -> None:
+        torch.onnx.export(
+            fold_batchnorm(model),
+            (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
+            name,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,  # True is the default, and makes two files
+            dynamic_shapes={"x": {0: torch.export.Dim("N")}},
+        )
+        if failures := contract_failures(name):
+            raise UserError(f"the exporter broke the contract, {path} is as it was: {'; '.join(failures)}")
+
+    write_file(path, write)
+    print(f"Exported: {path}")
 
 
 def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:

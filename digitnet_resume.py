@@ -18,6 +18,7 @@ import torch
 
 SOURCES = (  # what the weights hang on
     "03_Training.py", "digitnet_data.py", "digitnet_model.py", "digitnet_processes.py", "digitnet_resume.py",
+    "digitnet_sampling.py", "digitnet_scores.py",
 )  # fmt: skip
 
 

@@ -43,9 +43,10 @@ from digitnet_cli import (  # noqa: E402
     run_script,
     write_json,
 )
-from digitnet_data import Cells, augment, draw_augmentation, load_cells, normalize  # noqa: E402
+from digitnet_data import Cells, load_cells, normalize  # noqa: E402
 from digitnet_model import NETWORKS, load_model  # noqa: E402
 from digitnet_onnx import open_session  # noqa: E402
+from digitnet_sampling import augment, draw_augmentation, draw_epoch  # noqa: E402
 
 from chapter import Chapter  # noqa: E402
 
@@ -171,7 +172,7 @@ def bench_steps(args: argparse.Namespace) -> dict:
     cells = Cells(*(part[::8] for part in load_cells(args.data / "val")))
     generator = torch.Generator().manual_seed(0)
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
-    chosen, recipe = training.draw_epoch(labels, batch, 0.1, generator), training.RECIPES["digitnet"]
+    chosen, recipe = draw_epoch(labels, batch, 0.1, generator), training.RECIPES["digitnet"]
     results = {}
     for threads in sorted({1, available_cpus()}):
         torch.set_num_threads(threads)

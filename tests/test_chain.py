@@ -1,11 +1,14 @@
 """The chain as a reader uses it: make, make again, other settings, one file lost; and the script by itself."""
 
+import ast
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+
+from digitnet_resume import SOURCES
 
 import pytest
 from conftest import ROOT, make, run, script
@@ -84,6 +87,29 @@ def test_failed_parity_fails_make_and_leaves_no_report(chain):
     result = chain.make("parity")
     assert result.code == 2 and "sudoku_digitnet.onnx" in result.err
     assert "Traceback" not in result.err
+
+
+def imports(path, inner=True):
+    """Our modules that `path` imports, and those that they import at their top; `inner`: those in functions, too."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if inner else tree.body
+    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    found = {ROOT / f"{name}.py" for name in names if name.startswith("digitnet_")}
+    return found.union(*(imports(module, inner=False) for module in found))
+
+
+@pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py", "04_Parity.py", "05_Evaluate.py"])
+def test_make_runs_a_script_again_when_a_module_that_it_imports_has_changed(built, name):
+    modules = imports(ROOT / name)
+    assert len(modules) > 3
+    for module in modules:
+        assert name in make(built.folder, "--dry-run", f"--what-if={module.name}").out, f"{name} imports {module.name}"
+
+
+def test_training_begins_anew_when_a_module_that_the_weights_hang_on_has_changed():
+    modules = {path.name for path in imports(ROOT / "03_Training.py")} | {"03_Training.py"}
+    # What says how mistakes are told, and what writes and runs the ONNX file, change no weight.
+    assert set(SOURCES) == modules - {"digitnet_cli.py", "digitnet_onnx.py"}
 
 
 def test_readers_own_data_are_used_as_they_are(chain, snapshot):

@@ -3,15 +3,14 @@
 from digitnet_cli import UserError
 from digitnet_data import (
     Cells,
-    augment,
     cut_cells,
-    draw_augmentation,
     load_cells,
     normalize,
     rectify,
-    score,
     shared_pages,
 )
+from digitnet_sampling import augment, draw_augmentation
+from digitnet_scores import score
 
 import cv2
 import numpy as np

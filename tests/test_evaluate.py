@@ -7,6 +7,7 @@ import shutil
 
 from digitnet_cli import UserError
 from digitnet_data import BLANK, REAL_BOARDS, Cells, load_boards, load_cells
+from digitnet_scores import Reading, describe
 
 import cv2
 import numpy as np
@@ -79,7 +80,7 @@ def test_cleaning_keeps_the_real_boards(tmp_path):
 def reading(labels, guesses, probabilities):
     names = np.array([f"{i // 81:06d}_cam_{i % 81:02d}" for i in range(len(labels))])
     cells = Cells(np.zeros((len(labels), 28, 28), np.uint8), np.array(labels), names)
-    return EVALUATE["Reading"](cells, np.array(guesses), np.array(probabilities, np.float32))
+    return Reading(cells, np.array(guesses), np.array(probabilities, np.float32))
 
 
 def test_low_cells_count_as_blank_and_confidence_is_told():
@@ -88,7 +89,7 @@ def test_low_cells_count_as_blank_and_confidence_is_told():
         [(5, 5, 0.99), (5, 5, 0.6), (0, 7, 0.6), (0, 7, 0.7), (3, 8, 0.97), (3, 8, 0.3), (3, 8, 1.0)]
     ):
         labels[cell], guesses[cell], probabilities[cell] = truth, guess, probability
-    entry = EVALUATE["describe"](reading(labels, guesses, probabilities))
+    entry = describe(reading(labels, guesses, probabilities))
     rule, plain = entry["low_is_blank"], entry["best_class"]
     assert (plain["wrong_digits"], plain["wrong_blanks"], plain["wrong_cells"], plain["wrong_boards"]) == (3, 2, 5, 1)
     assert (rule["wrong_digits"], rule["wrong_blanks"], rule["wrong_cells"], rule["wrong_boards"]) == (4, 1, 5, 1)

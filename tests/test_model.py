@@ -1,12 +1,11 @@
 """One network is the tutorial's; the other keeps its budget and contract; only their own weights are taken."""
 
-import importlib
 import pickle
 
 from digitnet_cli import UserError
 from digitnet_data import normalize
 from digitnet_model import NETWORKS, DigitNet, DigitNetV2, count_parameters, fold_batchnorm, load_model, multiply_adds
-from digitnet_onnx import contract_failures, open_session, run_logits
+from digitnet_onnx import contract_failures, export, open_session, run_logits
 
 import numpy as np
 import onnx
@@ -120,7 +119,7 @@ def test_folded_network_gives_the_same_logits_without_batchnorm(network, cells):
 
 def test_exported_digitnetv2_keeps_the_contract_and_its_logits(v2, cells, tmp_path):
     path = tmp_path / "model.onnx"
-    importlib.import_module("03_Training").export(v2, path)
+    export(v2, path)
     assert contract_failures(path) == []
     operators = {node.op_type for node in onnx.load(path).graph.node}
     # Nothing that an old ONNX Runtime on a telephone would not have.

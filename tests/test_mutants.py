@@ -8,7 +8,9 @@ import runpy
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells
+from digitnet_golden import Limits
 from digitnet_model import load_model
+from digitnet_reference import exported_weights, make_references
 
 import numpy as np
 import onnx
@@ -298,10 +300,10 @@ def test_every_mutant_is_refused_or_explained(subject, tmp_path, count):
     folder, model, cells = subject
     parity = runpy.run_path(str(ROOT / "04_Parity.py"))
     board = Cells(*(part[::3] for part in cells))
-    references = parity["make_references"](model, {"validation cells": board})
+    references = make_references(model, {"validation cells": board})
     references = [reference for reference in references if len(reference.inputs) < 512]  # saves half of the time
-    weights = parity["exported_weights"](model)
-    limits = parity["Limits"](1e-4, 1e-3)
+    weights = exported_weights(model)
+    limits = Limits(1e-4, 1e-3)
     original = (folder / "sudoku_digitnet.onnx").read_bytes()
     path = tmp_path / "mutant.onnx"
 

@@ -8,10 +8,11 @@ import sys
 
 from digitnet_cli import UserError
 from digitnet_data import load_cells, normalize
-from digitnet_golden import Limits, edge_inputs
+from digitnet_golden import Limits
 from digitnet_golden import check_golden as check_vectors
 from digitnet_model import load_model
 from digitnet_onnx import classify, contract_failures, open_session, run_logits
+from digitnet_reference import Reference, edge_inputs, refer
 
 import numpy as np
 import onnx
@@ -146,7 +147,7 @@ def test_a_difference_is_laid_at_the_right_door(built, culprit):
 
     real = open_session(built.out / "sudoku_digitnet.onnx")
     model = load_model(built.out / "digitnet_best.pth")
-    reference = parity["refer"](model, "edges", edge_inputs())
+    reference = refer(model, "edges", edge_inputs())
     if culprit == "PyTorch":
         reference = reference._replace(logits=reference.logits + np.float32(0.01))
     sessions = Session(culprit == "exporter"), Session(culprit in ("exporter", "optimiser"))
@@ -160,7 +161,7 @@ def test_a_tie_in_the_last_bits_is_no_other_class_but_a_real_change_is():
     logits = np.zeros((3, 10), np.float32)
     logits[:, 3] = 5
     logits[:2, 7] = 5 - 1e-6, 4
-    reference = parity["Reference"]("cells", np.zeros((3, 1, 28, 28), np.float32), 512, logits, logits.astype(float))
+    reference = Reference("cells", np.zeros((3, 1, 28, 28), np.float32), 512, logits, logits.astype(float))
     changed = logits.copy()
     changed[:2, 7] = 5 + 1e-6, 6  # a tie that falls the other way; another answer
     assert parity["count_changes"](reference, changed, 2e-6)["different_class"] == 1
