@@ -49,7 +49,12 @@ if TYPE_CHECKING:
 
 # Settings. Those of the command line stand in main().
 # A porter's environment may switch PyTorch's float32 to bfloat16, which breaks parity by design.
-FAST_MATH = "DNNL_DEFAULT_FPMATH_MODE"
+FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+
+
+def fast_math() -> dict[str, str]:
+    """The variables of FAST_MATH that are set, with their values."""
+    return {name: os.environ[name] for name in FAST_MATH if name in os.environ}
 
 
 def count_changes(reference: Reference, logits: np.ndarray, rounding: float) -> dict:
@@ -88,8 +93,9 @@ def compare(
     failures = []
     blame = {name: limits.failures(error) for name, error in errors.items()}
     if blame["PyTorch"]:
-        mode = f"{FAST_MATH}={os.environ[FAST_MATH]}" if FAST_MATH in os.environ else f"no {FAST_MATH} is set"
-        failures.append(f"PyTorch's own float32 is off from float64: {blame['PyTorch']} ({mode})")
+        modes = [f"{name}={value}" for name, value in fast_math().items()]
+        cause = f"{' and '.join(modes)} is set: unset it" if modes else f"none of {', '.join(FAST_MATH)} is set"
+        failures.append(f"PyTorch's own float32 is off from float64: {blame['PyTorch']} ({cause})")
     if blame["exported graph"]:
         failures.append(f"the exported graph is off from float64 PyTorch: {blame['exported graph']}")
     elif blame["as optimised"]:
@@ -213,6 +219,8 @@ def main() -> None:
     if args.golden and args.write_golden:
         parser.error("--golden checks and --write-golden writes: give one of them")
 
+    verdict = args.report or args.onnx.with_name("parity.json")
+    verdict.unlink(missing_ok=True)  # that of an earlier check must not outlast one that cannot be carried out
     if args.real != parser.get_default("real") and not args.real.is_dir():
         raise UserError(f"no photos in {args.real}: --real (make REAL=) names a folder with boards/ and labels.csv")
 
@@ -221,8 +229,8 @@ def main() -> None:
     summary = summarise(failures, report["measured"])
     content = {"summary": summary, "passed": not failures, "failures": failures, "limits": limits._asdict(), **report}
     content["sha256"] = {str(args.onnx): sha256(args.onnx), **content.get("sha256", {})}
-    content["run"] = describe_run() | {"cpu_flags": cpu_flags(), FAST_MATH: os.environ.get(FAST_MATH)}
-    write_json(args.report or args.onnx.with_name("parity.json"), content)
+    content["run"] = describe_run() | {"cpu_flags": cpu_flags(), "fast_math": fast_math()}
+    write_json(verdict, content)
     if failures:
         judge = args.golden or args.weights
         raise UserError(f"{args.onnx} is not the model of {judge}:\n  " + "\n  ".join(failures))

@@ -41,6 +41,9 @@ VENV    ?= .venv
 # An index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64.
 TORCH_INDEX ?=
 
+# A name with a space would be two names to make.
+$(foreach name,PROFILE MODEL DATA OUT REAL PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
+
 ifeq ($(origin PYTHON),undefined)
 PYTHON    := $(if $(VENV),$(VENV)/bin/python,python3)
 INSTALLED := $(if $(VENV),$(VENV)/.installed)
@@ -52,7 +55,7 @@ endif
 option = $(if $(2),$(1) $(2))
 
 # Its variable keeps torchrun from warning that it sets it; --threads sets the threads.
-TORCHRUN = OMP_NUM_THREADS=1 $(PYTHON) -m torch.distributed.run
+TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run
 
 # --- files ---
 # The scripts, with what they import.
@@ -103,28 +106,28 @@ golden: $(GOLDEN)
 evaluate: $(EVALUATION) $(PICTURES) $(SHEET)
 
 $(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
-	$(PYTHON) $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
+	"$(PYTHON)" $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
 $(WEIGHTS): $(TRAINING) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
-	$(if $(NPROC),$(TORCHRUN) --nproc-per-node $(NPROC),$(PYTHON)) $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
+	$(if $(NPROC),$(TORCHRUN) --nproc-per-node $(NPROC),"$(PYTHON)") $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
 		$(call option,--epochs,$(EPOCHS)) $(call option,--batch-size,$(BATCH)) $(call option,--threads,$(THREADS))
 
 $(ONNX): $(TRAINING) $(WEIGHTS) | $(INSTALLED)
-	$(PYTHON) $< --out $(OUT) --model $(MODEL) --export-only
+	"$(PYTHON)" $< --out $(OUT) --model $(MODEL) --export-only
 
 $(PARITY) $(GOLDEN) &: $(CHECKING) $(LABELS) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
-	$(PYTHON) $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA) $(call option,--real,$(REAL)) --write-golden $(GOLDEN)
+	"$(PYTHON)" $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA) $(call option,--real,$(REAL)) --write-golden $(GOLDEN)
 
 $(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
-	$(PYTHON) $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
+	"$(PYTHON)" $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
 
 ## check-real fail if the ONNX file reads the real boards of data/real worse than FLOOR (meant for PROFILE=photo)
 check-real: $(ONNX) $(PREPARED)
-	$(PYTHON) 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --floor $(FLOOR)
+	"$(PYTHON)" 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --floor $(FLOOR)
 
 $(OUT)/pages.png: $(DRAWING) | $(INSTALLED)
-	$(PYTHON) $< --style photo --seed $(SEED) --sheet $@
+	"$(PYTHON)" $< --style photo --seed $(SEED) --sheet $@
 
 $(SUMMARY): $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET)
 	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $(PARITY) $(EVALUATION); echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
@@ -146,7 +149,7 @@ $(OUT)/.settings:
 	@mkdir -p $(@D); echo '$(TRAIN_SETTINGS)' > $@
 
 # pip's files go to the disk: in memory they would fill a small Raspberry Pi.
-PIP = TMPDIR="$(CURDIR)/$(VENV)" $(VENV)/bin/python -m pip install --no-cache-dir --disable-pip-version-check
+PIP = TMPDIR="$$(cd $(VENV) && pwd)" $(VENV)/bin/python -m pip install --no-cache-dir --disable-pip-version-check
 
 $(VENV)/.installed: requirements.txt
 	@python3 -c 'import sys; sys.exit(not (sys.version_info >= (3, 11) and sys.maxsize > 2**32))' || \
@@ -157,25 +160,25 @@ $(VENV)/.installed: requirements.txt
 
 ## test      the tests, offline, in temporary folders
 test: | $(INSTALLED)
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests
+	"$(PYTHON)" -m pytest -q -n 2 --dist loadfile tests
 
-## test-all  the same with 20 kills of each kind instead of 3
+## test-all  the same with 20 kills of each kind instead of 3, and the commands of the README that take minutes
 test-all: | $(INSTALLED)
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests --kills 20
+	"$(PYTHON)" -m pytest -q -n 2 --dist loadfile tests --kills 20 --slow
 
 ## lint      ruff's checks and format
 lint: | $(INSTALLED)
-	@$(PYTHON) -m ruff --version > /dev/null 2>&1 || $(PYTHON) -m pip install -q --no-cache-dir -r requirements-dev.txt
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
+	"$(PYTHON)" -m pip install -q --no-cache-dir --disable-pip-version-check -r requirements-dev.txt
+	"$(PYTHON)" -m ruff check .
+	"$(PYTHON)" -m ruff format --check .
 
 ## bench     how fast: the tutorial's way and ours, step by step, 1 to 4 processes, 1 to 100 times the data (10 minutes)
 bench: $(PREPARED) | $(INSTALLED)
-	$(PYTHON) bench/bench.py --data $(DATA)
+	"$(PYTHON)" bench/bench.py --data $(DATA)
 
 ## bench-quick  the same, shorter and rougher (a minute)
 bench-quick: $(PREPARED) | $(INSTALLED)
-	$(PYTHON) bench/bench.py --data $(DATA) --quick --out build/bench-quick
+	"$(PYTHON)" bench/bench.py --data $(DATA) --quick --out build/bench-quick
 
 ## smoke     the whole chain in seconds, on little data, in build/
 smoke:
@@ -183,11 +186,13 @@ smoke:
 
 ## doctor    can this machine run all this? needs nothing installed; says what to do
 doctor:
-	@"$$(command -v $(PYTHON) || echo python3)" tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),,--own)
+	@"$$(command -v "$(PYTHON)" || echo python3)" tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),,--own)
 
-## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own data)
+## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own files)
 clean:
-	rm -rf build $(OUT)
+	rm -rf build $(WEIGHTS) $(ONNX) $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET) $(SUMMARY) \
+		$(addprefix $(OUT)/,training.json .settings .check-real) $(wildcard $(OUT)/*_stopped.pth $(OUT)/.*_state.pth)
+	@rmdir $(OUT) 2> /dev/null || true
 	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
 		(cd $(DATA) && set -x && rm -rf train val grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from digitnet_data import BLANK, BLANK_BELOW, NUM_CLASSES, Cells
+from digitnet_data import BLANK, BLANK_BELOW, NUM_CLASSES, Cells, digest
 
 import numpy as np
 
@@ -68,6 +68,7 @@ def describe(reading: Reading) -> dict:
     """All that evaluation.json says of a set."""
     table = confusion(reading.cells.labels, reading.as_clients_do)
     return {
+        "cells_sha256": digest(reading.cells),
         "best_class": score(reading.cells, reading.guesses),
         "low_is_blank": score(reading.cells, reading.as_clients_do),
         "confidence": confidence(reading),

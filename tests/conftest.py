@@ -25,7 +25,7 @@ class Result(NamedTuple):
 
 
 def run(*command: object, cwd: Path = ROOT) -> Result:
-    """Runs a command to its end; never raises."""
+    """Runs a command to its end, whatever its exit code; raises subprocess.TimeoutExpired after 280 s."""
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=WITHOUT_MAKE, timeout=280
     )
@@ -58,15 +58,21 @@ def make(folder: Path, *arguments: str) -> Result:
     return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
 
 
+def copy_boards(folder: Path, number: int) -> None:
+    """The first of the real boards, with their labels, in a folder of their own."""
+    real = ROOT / "data" / "real"
+    (folder / "boards").mkdir(parents=True)
+    head, *rows = (real / "labels.csv").read_text().splitlines(keepends=True)[: 1 + number]
+    (folder / "labels.csv").write_text("".join([head, *rows]))
+    for row in rows:
+        shutil.copy(real / "boards" / f"{row.partition(',')[0]}.jpg", folder / "boards")
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """The whole chain, built once. Tests that change files take `chain`, a copy."""
     folder = tmp_path_factory.mktemp("chain")
-    (folder / "real" / "boards").mkdir(parents=True)
-    lines = (ROOT / "data" / "real" / "labels.csv").read_text().splitlines()[:3]  # the head and two boards
-    (folder / "real" / "labels.csv").write_text("\n".join(lines) + "\n")
-    for line in lines[1:]:
-        shutil.copy(ROOT / "data" / "real" / "boards" / f"{line.partition(',')[0]}.jpg", folder / "real" / "boards")
+    copy_boards(folder / "real", 2)
     return Chain(folder, folder / "data", folder / "artifacts", make(folder))
 
 
@@ -123,3 +129,4 @@ def snapshot() -> Callable[[Path], dict[str, bytes]]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="processes killed at a random moment, of each kind")
+    parser.addoption("--slow", action="store_true", help="run the commands of the README that take minutes, too")

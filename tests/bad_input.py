@@ -1,0 +1,222 @@
+"""The table of test_bad_input.py: how small folders (data/, artifacts/, real/) are spoiled, and what must be told."""
+
+import os
+import pickle
+import shutil
+import struct
+import zlib
+
+from digitnet_puzzles import draw_puzzle
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+TRAIN = ["03_Training.py", "--epochs", "1", "--threads", "1", "--train-only"]
+PARITY = ["04_Parity.py", "--real", "real"]
+GOLDEN = ["04_Parity.py", "--golden", "artifacts/golden.npz"]
+EVALUATE = ["05_Evaluate.py", "--real", "real"]
+PREPARE = ["02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1"]
+CELL = "data/train/5/000000_clean_05.png"
+PUZZLE = draw_puzzle(np.random.default_rng(0))
+
+
+# --- how things are spoiled --------------------------------------------------------------------------
+
+
+def cell(*shape, kind=np.uint8, path=CELL):
+    """Another image in a cell's place; with channels, they differ."""
+    return lambda: cv2.imwrite(path, np.full(shape, np.arange(shape[2]) if shape[2:] else 200, kind))
+
+
+def write(path, content):
+    return lambda: open(path, "wb").write(content)  # noqa: PTH123
+
+
+def cut(path, size):
+    return lambda: os.truncate(path, size)
+
+
+def png(depth_and_colour, data, *chunks):
+    """A 28x28 PNG by hand: for kinds that OpenCV does not write."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    parts = [chunk(b"IHDR", struct.pack(">II", 28, 28) + depth_and_colour + b"\0\0\0"), *(chunk(*c) for c in chunks)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")])
+
+
+PALETTE = png(b"\x08\x03", (b"\0" + b"\1" * 28) * 28, (b"PLTE", bytes([255, 0, 0, 0, 0, 255])))
+ANIMATED = png(b"\x08\x00", (b"\0" + b"\1" * 28) * 28, (b"acTL", struct.pack(">II", 2, 0)))
+
+
+def replace_by(path, make):
+    def spoil():
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        make(path)
+
+    return spoil
+
+
+def link_to(target):
+    return lambda path: os.symlink(os.path.basename(path) if target is None else target, path)
+
+
+def same_pages():
+    shutil.rmtree("data/val")
+    shutil.copytree("data/train", "data/val")
+
+
+def change_onnx(change):
+    def spoil():
+        model = onnx.load("artifacts/sudoku_digitnet.onnx")
+        change(model)
+        onnx.save(model, "artifacts/sudoku_digitnet.onnx")
+
+    return spoil
+
+
+def nan_weight(model):
+    tensor = next(t for t in model.graph.initializer if t.name == "net.7.bias")
+    tensor.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), "net.7.bias"))
+
+
+def other_onnx(model):
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 3]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [x], [y])
+    opset = [onnx.helper.make_opsetid("", 19)]
+    model.CopyFrom(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10))
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("bang",)
+
+
+WEIGHTS, ONNX = "artifacts/digitnet_best.pth", "artifacts/sudoku_digitnet.onnx"
+
+
+def save_weights(change):
+    def spoil():
+        state = torch.load(WEIGHTS, weights_only=True)
+        torch.save(change(state) or state, WEIGHTS)
+
+    return spoil
+
+
+def nothing():
+    pass
+
+
+# name: (what is spoiled, command, exit code, words of the one line)
+CASES = {
+    # folders
+    "no data": (lambda: shutil.rmtree("data"), TRAIN, 1, "no data in data/train"),
+    "no validation data": (lambda: shutil.rmtree("data/val"), TRAIN, 1, "no data in data/val"),
+    "no validation data for parity": (lambda: shutil.rmtree("data/val"), PARITY, 1, "no data in data/val"),
+    "no validation data for evaluation": (lambda: shutil.rmtree("data/val"), EVALUATE, 1, "no data in data/val"),
+    "class missing": (
+        lambda: shutil.rmtree("data/train/4"), TRAIN, 1, "class folders 0 to 9: missing 4"),
+    "class missing in validation": (lambda: shutil.rmtree("data/val/0"), TRAIN, 1, "data/val must hold exactly"),
+    "class extra": (lambda: os.mkdir("data/train/blank"), TRAIN, 1, "unknown blank"),
+    "class renamed": (lambda: os.rename("data/train/3", "data/train/three"), TRAIN, 1, "missing 3; unknown three"),
+    "class empty": (lambda: [os.unlink(e.path) for e in os.scandir("data/train/7")], TRAIN, 1, "data/train/7 is empty"),
+    "class a file": (replace_by("data/train/7", lambda p: write(p, b"7")()), TRAIN, 1, "missing 7"),
+    "class a link to itself": (
+        replace_by("data/train/7", link_to(None)), TRAIN, 1, "Too many levels of symbolic links: data/train/7"),
+    "folders nested": (
+        lambda: shutil.move("data", "all") and shutil.copytree("all", "data/data"), TRAIN, 1, "no data in data/train"),
+    "data a file": (replace_by("data", lambda p: write(p, b"")()), TRAIN, 1, "no data in data/train"),
+    "validation is training": (same_pages, TRAIN, 1, "data/val shares 1 pages with data/train, 000000_clean"),
+    "half prepared": (write("data/.made-by-02_PrepareData.py", b""), TRAIN, 1, "only half prepared"),
+    "others' data": (nothing, PREPARE, 1, "was not made by this script"),
+    # images
+    "image without bytes": (write(CELL, b""), TRAIN, 1, f"{CELL} is not a readable image"),
+    "image truncated": (cut(CELL, 60), TRAIN, 1, f"{CELL} is not a readable image"),
+    "text for an image": (write(CELL, b"five"), TRAIN, 1, f"{CELL} is not a readable image"),
+    "notes among images": (
+        write("data/val/5/notes.txt", b"five"), PARITY, 1, "data/val/5/notes.txt is not a readable image"),
+    "folder among images": (
+        lambda: os.mkdir("data/train/5/more"), TRAIN, 1, "data/train/5/more cannot be read (Is a directory)"),
+    "image of another size": (cell(32, 30), TRAIN, 1, f"{CELL} is 30x32 uint8"),
+    "image of no height": (cell(1, 28), TRAIN, 1, f"{CELL} is 28x1 uint8"),
+    "colour image": (cell(28, 28, 3), TRAIN, 1, f"{CELL} is 28x28x3 uint8"),
+    "image with alpha": (cell(28, 28, 4), TRAIN, 1, f"{CELL} is 28x28x4 uint8"),
+    "16-bit image": (cell(28, 28, kind=np.uint16), TRAIN, 1, f"{CELL} is 28x28 uint16"),
+    "palette image": (write(CELL, PALETTE), TRAIN, 1, f"{CELL} is 28x28x3 uint8"),
+    "animated image": (write(CELL, ANIMATED), TRAIN, 1, f"{CELL} is animated"),
+    "image a link to itself": (
+        replace_by(CELL, link_to(None)), TRAIN, 1, f"{CELL} cannot be read (Too many levels of symbolic links)"),
+    "image a link to nothing": (
+        replace_by(CELL, link_to("nothing")), TRAIN, 1, f"{CELL} cannot be read (No such file or directory)"),
+    "image unreadable": (
+        replace_by(CELL, link_to("/proc/self/mem")), TRAIN, 1, f"{CELL} cannot be read (Input/output error)"),
+    # weights
+    "no weights": (lambda: os.unlink(WEIGHTS), PARITY, 1, f"no weights {WEIGHTS}"),
+    "no weights, to export": (
+        nothing, ["03_Training.py", "--out", "nowhere", "--export-only"], 1, "no weights nowhere/digitnet_best.pth"),
+    "weights truncated": (cut(WEIGHTS, 9000), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
+    "weights empty": (write(WEIGHTS, b""), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
+    "weights a folder": (replace_by(WEIGHTS, os.mkdir), PARITY, 1, f"no weights {WEIGHTS}"),
+    "weights of another network": (
+        lambda: torch.save(torch.nn.Linear(3, 3).state_dict(), WEIGHTS), PARITY, 1, "another network"),
+    "weights with NaN": (
+        save_weights(lambda s: s | {"net.7.bias": torch.full((10,), torch.nan)}), PARITY, 1, "not finite"),
+    "weights not tensors": (
+        lambda: torch.save({"net.0.weight": 3}, WEIGHTS), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
+    "weights a pickle with code": (write(WEIGHTS, pickle.dumps(Bomb())), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
+    "weights with code, to export": (
+        write(WEIGHTS, pickle.dumps(Bomb())), ["03_Training.py", "--export-only"], 1, f"{WEIGHTS} is not a state_dict"),
+    "weights for the ONNX file": (nothing, [*EVALUATE, "--onnx", WEIGHTS], 1, f"{WEIGHTS} is not an ONNX file"),
+    # ONNX files and golden vectors
+    "no ONNX file": (lambda: os.unlink(ONNX), EVALUATE, 1, f"no ONNX file {ONNX}"),
+    "ONNX file a folder": (replace_by(ONNX, os.mkdir), EVALUATE, 1, f"no ONNX file {ONNX}"),
+    "ONNX file empty": (write(ONNX, b""), EVALUATE, 1, f"{ONNX} is not an ONNX file"),
+    "ONNX file truncated": (cut(ONNX, 9000), EVALUATE, 1, f"{ONNX} is not an ONNX file"),
+    "ONNX file truncated, golden": (cut(ONNX, 9000), GOLDEN, 1, f"{ONNX} is not an ONNX file"),
+    "ONNX file of another network": (change_onnx(other_onnx), EVALUATE, 1, f"{ONNX} is not a digit recogniser"),
+    "ONNX file with NaN": (change_onnx(nan_weight), PARITY, 1, "net.7.bias holds values that are not finite"),
+    "no golden vectors": (
+        lambda: os.unlink("artifacts/golden.npz"), GOLDEN, 1, "no golden vectors artifacts/golden.npz"),
+    "golden vectors truncated": (cut("artifacts/golden.npz", 9000), GOLDEN, 1, "is no file of golden vectors"),
+    "golden asked both ways": (nothing, [*GOLDEN, "--write-golden", "x"], 2, "give one of them"),
+    "no photos": (nothing, ["04_Parity.py", "--real", "phtos"], 1, "no photos in phtos"),
+    # puzzles
+    "no puzzles": (nothing, [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, "mine.txt"),
+    **{f"puzzles {name}": (write("mine.txt", content), [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, words)
+       for name, content, words in [
+           ("empty", b"", "mine.txt has 0 different puzzles"),
+           ("not text", bytes(range(256)), "cannot read the puzzles"),
+           ("short", f"{PUZZLE}\n{PUZZLE[:80]}".encode(), "mine.txt, line 2: a puzzle is 81 characters"),
+           ("with letters", b"x" + PUZZLE[1:].encode(), "mine.txt, line 1: a puzzle is 81 characters"),
+           ("contradictory", b"55" + b"0" * 79, "mine.txt, line 1: the givens contradict"),
+           ("with two solutions", b"0" * 81, "mine.txt, line 1: the puzzle has more than one solution"),
+           ("too few", PUZZLE.encode() + b"\n" + PUZZLE.encode(), "mine.txt has 1 different puzzles"),
+       ]},
+    # options
+    "unknown option": (nothing, ["03_Training.py", "--epoch", "3"], 2, "unrecognized arguments: --epoch"),
+    **{" ".join(option): (nothing, [script, *option], 2, option[0]) for script, *option in [
+        ("03_Training.py", "--epochs", "0"), ("03_Training.py", "--epochs", "ten"),
+        ("03_Training.py", "--epochs", "0.5"), ("03_Training.py", "--lr", "nan"),
+        ("03_Training.py", "--lr", "inf"), ("03_Training.py", "--lr", "-1"), ("03_Training.py", "--batch-size", "-8"),
+        ("03_Training.py", "--seed", "-1"), ("03_Training.py", "--seed", "99999999999999999999"),
+        ("03_Training.py", "--threads", "100000"), ("03_Training.py", "--model", "resnet"),
+        ("03_Training.py", "--blank-share", "2"), ("02_PrepareData.py", "--train", "0"),
+        ("02_PrepareData.py", "--train", "1000000"), ("02_PrepareData.py", "--seed", "0.5"),
+        ("02_PrepareData.py", "--workers", "9999"), ("04_Parity.py", "--max-mae", "0"),
+        ("04_Parity.py", "--max-abs", "nan"), ("05_Evaluate.py", "--draws", "0"),
+    ]},
+    "huge batch": (
+        nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 is more than there are cells"),
+    "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "the loss is not finite in epoch 1: nothing was saved"),
+    # where nothing can be written
+    "output under a file": (write("file", b""), [*TRAIN, "--out", "file/out"], 1, "file"),
+    "output where nothing can be made": (nothing, [*TRAIN, "--out", "/proc/out"], 1, "/proc/out"),
+    "data where nothing can be made": (nothing, [*PREPARE, "--out", "/proc/out"], 1, "/proc/out"),
+    "report where nothing can be made": (nothing, [*EVALUATE, "--out", "/proc/out"], 1, "/proc/out"),
+    "disk full while training": ("full", [*TRAIN, "--out", "artifacts"], 1, "File too large: artifacts/"),
+    "disk full while preparing": ("full", [*PREPARE, "--out", "new"], 1, "is the disk full"),
+}  # fmt: skip
