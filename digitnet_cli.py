@@ -50,7 +50,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     except UserError as error:
         sys.exit(f"{script}: {error}")
     except OSError as error:
-        sys.exit(f"{script}: {error.strerror or error}: {error.filename}: check the path, its rights and the disk")
+        place = f"{error.filename}: " if error.filename else ""  # a full disk under a library's own file has no name
+        sys.exit(f"{script}: {error.strerror or error}: {place}check the path, its rights and the disk")
     except KeyboardInterrupt:
         print(f"\n{script}: interrupted", file=sys.stderr)
         sys.exit(130)

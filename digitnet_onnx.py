@@ -94,24 +94,32 @@ def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
 def export(model: torch.nn.Module, path: Path) -> None:
     """Writes `model`, BatchNorm folded, as the one ONNX file of the contract; the old file stays if that fails.
 
-    Raises UserError if the exporter does not keep the contract, as when it falls back to another opset with a warning.
+    Raises UserError if the exporter fails or does not keep the contract, as when it falls back to another opset with
+    a warning.
     """
     from digitnet_model import fold_batchnorm
 
     import torch
 
     def write(name: str) -> None:
-        torch.onnx.export(
-            fold_batchnorm(model),
-            (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
-            name,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,  # True is the default, and makes two files
-            dynamic_shapes={"x": {0: torch.export.Dim("N")}},
-        )
+        try:
+            torch.onnx.export(
+                fold_batchnorm(model),
+                (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
+                name,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,  # True is the default, and makes two files
+                dynamic_shapes={"x": {0: torch.export.Dim("N")}},
+            )
+        except Exception as error:  # the exporter's errors have no common base class
+            cause = error
+            while cause.__cause__ or cause.__context__:
+                cause = cause.__cause__ or cause.__context__
+            told = f"{type(cause).__name__}: {in_short(cause)}"
+            raise UserError(f"the exporter failed, {path} is as it was: {told}") from error
         drop_traces(name)
         if failures := contract_failures(name):
             raise UserError(f"the exporter broke the contract, {path} is as it was: {'; '.join(failures)}")

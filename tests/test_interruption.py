@@ -13,10 +13,11 @@ from pathlib import Path
 from digitnet_cli import UserError
 from digitnet_data import load_cells
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TORCHRUN, run, script
+from conftest import ROOT, TORCHRUN, WITHOUT_MAKE, run, script
 
 EPOCHS = 3
 
@@ -35,28 +36,31 @@ def start(name, *arguments, launcher=(sys.executable,)):
     return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def children(parent):
-    """Process numbers of the processes that `parent` started."""
-    found = []
+def descendants(parent):
+    """Process numbers of the processes that `parent` started, and of those that they started."""
+    children = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
-            if path.read_text().rpartition(")")[2].split()[1] == str(parent):
-                found.append(int(path.parent.name))
-    return found
+            children.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    found = [parent]
+    for process in found:
+        found += children.get(process, [])
+    return found[1:]
 
 
 def stop_after(process, characters, number, words=b""):
-    """Sends the signal to the process and its children when that much, and `words`, has been printed, or lets it end.
+    """Sends the signal to the process and its descendants when so much, and `words`, has been printed, or lets it end.
 
     Returns its exit code and output.
     """
     seen = b""
     while (len(seen) < characters or words not in seen) and (more := os.read(process.stdout.fileno(), 64)):
         seen += more
-    started = children(process.pid)
+    started = descendants(process.pid)
     process.send_signal(number)
     for pid in started:
-        os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it ended with its parent
+            os.kill(pid, number)
     seen += process.stdout.read()
     return process.wait(), seen.decode(errors="replace")
 
@@ -103,17 +107,34 @@ def test_asked_to_stop_training_says_how_to_go_on_and_does(built, uninterrupted,
     assert (tmp_path / "digitnet_best.pth").read_bytes() == weights
 
 
-@pytest.mark.parametrize("change", ["settings", "state broken"])
-def test_a_state_that_does_not_fit_is_told_and_not_used(built, uninterrupted, tmp_path, change):
+@pytest.mark.parametrize("change", ["settings", "data", "state broken"])
+def test_a_state_that_does_not_fit_is_told_and_not_used(chain, uninterrupted, tmp_path, change):
     weights, _ = uninterrupted
-    stop_after(start("03_Training.py", *options(built, tmp_path)), 0, signal.SIGKILL, b"epoch 2/")
-    (state,) = tmp_path.glob(".digitnet_state.pth")
+    out = tmp_path / "out"
+    stop_after(start("03_Training.py", *options(chain, out)), 0, signal.SIGKILL, b"epoch 2/")
+    (state,) = out.glob(".digitnet_state.pth")
     if change == "state broken":
         state.write_bytes(state.read_bytes()[:-200])
-    result = script("03_Training.py", *options(built, tmp_path), *(("--seed", 1) if change == "settings" else ()))
+    elif change == "data":
+        cell = next((chain.data / "train" / "3").iterdir())
+        cv2.imwrite(str(cell), 255 - cv2.imread(str(cell), cv2.IMREAD_GRAYSCALE))
+    result = script("03_Training.py", *options(chain, out), *(("--seed", 1) if change == "settings" else ()))
     assert result.code == 0 and "training starts anew" in result.out
+    cause = {"settings": "other seed", "data": "other train_sha256", "state broken": "cannot be read"}[change]
+    assert cause in result.out
     assert result.out.count("val acc: ") == EPOCHS + 1  # and the best
-    assert ((tmp_path / "digitnet_best.pth").read_bytes() == weights) == (change == "state broken")
+    assert ((out / "digitnet_best.pth").read_bytes() == weights) == (change == "state broken")
+
+
+def test_make_goes_on_after_a_power_cut(chain, uninterrupted):
+    weights, _ = uninterrupted
+    settings = [f"PYTHON={sys.executable}", f"DATA={chain.data}", f"OUT={chain.out}", f"EPOCHS={EPOCHS}"]
+    command = ["make", "train", *settings, "BATCH=64", "THREADS=1", "TRAIN=6", "VAL=3"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=WITHOUT_MAKE)
+    stop_after(process, 0, signal.SIGKILL, b"epoch 2/")
+    result = chain.make("train", f"EPOCHS={EPOCHS}")
+    assert result.code == 0 and f"goes on in epoch 2 of {EPOCHS}" in result.out, result.err
+    assert (chain.out / "digitnet_best.pth").read_bytes() == weights
 
 
 def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
