@@ -13,7 +13,7 @@ from digitnet_puzzles import draw_puzzle, solutions, vary_puzzle
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, script
+from conftest import script
 
 SMALL = ("--style", "photo", "--train", 6, "--val", 4, "--seed", 7)
 FILES = [
@@ -167,4 +167,3 @@ def test_sheet_is_drawn_and_nothing_else(tmp_path):
     sheet = cv2.imread(str(tmp_path / "pages.png"), cv2.IMREAD_GRAYSCALE)
     assert sheet.shape == (5 * 225, 8 * 225) and sheet.std() > 10
     assert [p.name for p in tmp_path.iterdir()] == ["pages.png"]
-    assert (ROOT / "data" / "real").is_dir()

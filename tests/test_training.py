@@ -3,7 +3,7 @@
 import importlib
 import json
 import socket
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from digitnet_data import load_cells, normalize
@@ -41,20 +41,35 @@ def test_two_processes_train_as_one_does(built, tmp_path):
     for name, value in weights.items():
         assert (same_weights[name] - value).norm() < 0.02 * value.norm(), name
 
-    # Two machines, both of them this one: each has its own torchrun, with torchrun's own options.
+
+def test_two_machines_train_as_two_processes_do(built, tmp_path):
+    """Both machines are this one: each has its own torchrun, with torchrun's own options."""
+    options = ("--data", built.data, *OPTIONS)
+    assert run(*TORCHRUN, ROOT / "03_Training.py", *options, "--out", tmp_path / "two").code == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = ("--nnodes", 2, "--master-addr", "127.0.0.1", "--master-port", port)
-    started = []
-    for rank in range(2):
-        command = (*TORCHRUN[:-1], 1, *meeting, "--node-rank", rank, ROOT / "03_Training.py", *options)
-        command = [str(part) for part in (*command, "--out", tmp_path / f"machine{rank}")]
-        started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-    assert [process.wait() for process in started] == [0, 0]
-    saved = [tmp_path / name / "digitnet_best.pth" for name in ("two", "machine0")]
+    commands = [
+        (
+            *TORCHRUN[:-1],
+            1,
+            *meeting,
+            "--node-rank",
+            rank,
+            ROOT / "03_Training.py",
+            *options,
+            "--out",
+            tmp_path / str(rank),
+        )
+        for rank in range(2)
+    ]
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda command: run(*command), commands))
+    assert [result.code for result in results] == [0, 0], [result.err for result in results]
+    saved = [tmp_path / name / "digitnet_best.pth" for name in ("two", "0")]
     assert saved[0].read_bytes() == saved[1].read_bytes()
-    assert not (tmp_path / "machine1").exists()  # the first process saves
+    assert not (tmp_path / "1").exists()  # the first process saves
 
 
 def test_processes_with_other_cells_are_refused(built, tmp_path):
