@@ -1,0 +1,142 @@
+"""How fast training is: against the tutorial's way, to its accuracy, stage by stage, in threads and in processes."""
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+import time
+
+from digitnet_cli import available_cpus
+from digitnet_data import Cells, load_cells, normalize
+from digitnet_sampling import augment, draw_augmentation, draw_epoch
+
+import torch
+from chapter import Chapter
+from measure import CHAPTER_EPOCHS, TARGET, median_time, run_measured, table, train_measured
+from torch.nn import functional as F
+
+
+def bench_chapter(args: argparse.Namespace) -> dict:
+    repeats, steps = (1, 10) if args.quick else (3, 40)
+    torch.set_num_threads(available_cpus())
+    kinds = ("float32",) if args.quick else ("float32", "bfloat16")
+    chapter, rates = Chapter(args.data), {kind: [] for kind in ("chapter", *kinds)}
+    for _ in range(repeats):
+        rates["chapter"].append(chapter.train(steps))
+        for kind in kinds:
+            options = ("--train-only", "--epochs", 1, *(["--bf16"] if kind == "bfloat16" else []))
+            rates[kind].append(train_measured(args, kind, *options)["images_per_second"])
+    start = time.perf_counter()
+    chapter.accuracy()
+    validation = time.perf_counter() - start
+    rate = {kind: statistics.median(values) for kind, values in rates.items()}
+    images = len(chapter.loader.dataset)
+    epoch = images / rate["chapter"]
+    table(
+        f"Training on {images:,} cells",
+        ["way", "images/s", "against the chapter's"],
+        [[kind, value, value / rate["chapter"]] for kind, value in rate.items()],
+    )
+    result = {"images_per_second": rates, "epoch_seconds": epoch, "validation_seconds": validation}
+    print(f"\nThe chapter's {CHAPTER_EPOCHS} epochs at that rate: {CHAPTER_EPOCHS * (epoch + validation):.0f} s, "
+          f"{CHAPTER_EPOCHS * epoch:.0f} s of them for the training, the rest for the validation")  # fmt: skip
+    if args.chapter_epochs:
+        start, accuracies = time.perf_counter(), []
+        for _ in range(args.chapter_epochs):
+            chapter.train()
+            accuracies.append(chapter.accuracy())
+        result |= {"chapter_accuracy": accuracies, "chapter_run_seconds": time.perf_counter() - start}
+        print(f"The chapter's way, run: val acc {accuracies[-1]:.4f} after {result['chapter_run_seconds']:.0f} s")
+    return result
+
+
+def bench_seeds(args: argparse.Namespace) -> dict:
+    runs = []
+    for seed in range(1 if args.quick else 3):
+        options = ("--seed", seed, *(("--epochs", 1) if args.quick else ()))
+        run = train_measured(args, f"seed{seed}", *options)
+        onnx, out = args.out / f"seed{seed}" / "sudoku_digitnet.onnx", args.out / f"seed{seed}"
+        run_measured(sys.executable, "05_Evaluate.py", "--data", args.data, "--onnx", onnx, "--out", out)
+        sets = json.loads((out / "evaluation.json").read_text())["sets"]
+        run["camera"] = sets.get("camera pages", {}).get("low_is_blank")
+        runs.append(run)
+    head = ["seed", f"s to {TARGET}", "s in all", "wrong cells", "wrong digits", "wrong camera boards (0.65 rule)"]
+    rows = [
+        [seed, run["seconds_to_target"], run["seconds"], run["val"]["wrong_cells"], run["val"]["wrong_digits"]]
+        + ([f"{run['camera']['wrong_boards']} of {run['camera']['boards']}"] if run["camera"] else ["-"])
+        for seed, run in enumerate(runs)
+    ]
+    table("03_Training.py with its own settings, three seeds", head, rows)
+    return {"runs": runs}
+
+
+def bench_steps(args: argparse.Namespace) -> dict:
+    training, seconds, batch = importlib.import_module("03_Training"), 0.2 if args.quick else 1.0, 256
+    cells = Cells(*(part[::8] for part in load_cells(args.data / "val")))
+    generator = torch.Generator().manual_seed(0)
+    pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
+    chosen, recipe = draw_epoch(labels, batch, 0.1, generator), training.RECIPES["digitnet"]
+    results = {}
+    for threads in sorted({1, available_cpus()}):
+        torch.set_num_threads(threads)
+        model = training.NETWORKS["digitnet"]().to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+        def augmented():
+            drawn = draw_augmentation(batch, generator, **recipe.augmentation)
+            return augment(normalize(pixels[chosen]), *drawn)
+
+        x, y = augmented(), labels[chosen]
+        for kind in ("float32", "bfloat16"):
+
+            def forward(bf16=kind == "bfloat16", x=x, y=y, model=model):
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    logits = model(x)
+                return F.cross_entropy(logits.float(), y)
+
+            model.train()
+            both = median_time(lambda run=forward: run().backward(), seconds)
+            with torch.no_grad():
+                alone = median_time(forward, seconds)
+            found = {
+                "augmentation": median_time(augmented, seconds),
+                "forward": alone,
+                "backward": both - alone,
+                "optimiser": median_time(optimizer.step, seconds / 4),
+            }
+            results[f"{threads} thread{'s' * (threads > 1)}, {kind}"] = {
+                stage: value / batch * 1e6 for stage, value in found.items()
+            } | {
+                "evaluation": median_time(lambda m=model: training.evaluate(m, cells, 0.0), seconds) / len(labels) * 1e6
+            }
+    stages = list(next(iter(results.values())))
+    table(
+        f"One training step of {batch} cells, microseconds a cell",
+        ["", *stages, "step: cells/s"],
+        [[name, *row.values(), 1e6 / sum(list(row.values())[:-1])] for name, row in results.items()],
+    )
+    return results
+
+
+def bench_processes(args: argparse.Namespace) -> dict:
+    cpus, repeats = available_cpus(), 1 if args.quick else 2
+    ways = [(1, 1)] + ([(1, cpus), (cpus, 1)] if cpus > 1 else []) + ([(4, 1)] if cpus != 4 else [])
+    if args.quick:
+        ways = ways[1:3]
+    rates, memory = {}, {}
+    for repeat in range(repeats):
+        for processes, threads in ways:
+            if repeat and processes > cpus:
+                continue  # the slowest way, and once is enough to see that
+            launcher = ("-m", "torch.distributed.run", "--nproc-per-node", processes) if processes > 1 else ()
+            options = ("--train-only", "--epochs", 1, "--threads", threads)
+            run = train_measured(args, "processes", *options, launcher=launcher)
+            rates.setdefault((processes, threads), []).append(run["images_per_second"])
+            memory[processes, threads] = run["peak_mib"]
+    rows = [[p, t, statistics.median(rates[p, t]), statistics.median(rates[p, t]) / statistics.median(rates[ways[0]])]
+            for p, t in ways]  # fmt: skip
+    table(
+        f"Threads or processes, on {cpus} cores", ["processes", "threads each", "images/s", "against the first"], rows
+    )
+    return {f"{p} x {t}": values for (p, t), values in rates.items()}
