@@ -1,6 +1,5 @@
 """What the parts share: commands run to their end and measured, functions timed, tables printed."""
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -24,7 +23,11 @@ LAUNCHER = (
 
 
 def run_measured(*command: object) -> dict:
-    """Runs a command to its end: seconds, peak memory in MiB, seconds to the first val acc >= TARGET (or None)."""
+    """Runs a command in the repository's folder, to its end.
+
+    Returns `seconds`, `peak_mib` (memory of its largest process) and `seconds_to_target`: to the first line with a
+    validation accuracy of at least TARGET, None if there was none. Raises UserError if the command fails.
+    """
     start, reached = time.perf_counter(), None
     command = [str(part) for part in command]
     with tempfile.TemporaryFile("w+") as errors, tempfile.NamedTemporaryFile("r") as memory:
@@ -41,31 +44,46 @@ def run_measured(*command: object) -> dict:
     return {"seconds": seconds, "peak_mib": peak, "seconds_to_target": reached}
 
 
-def train_measured(args: argparse.Namespace, name: str, *options: object, launcher: tuple = ()) -> dict:
-    """Runs 03_Training.py with `options`; adds images a second (the median epoch) and the last epoch's errors."""
-    out = args.out / name
-    result = run_measured(
-        sys.executable, *launcher, ROOT / "03_Training.py", "--data", args.data, "--out", out, *options
-    )
+def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()) -> dict:
+    """Runs 03_Training.py from the beginning; `launcher`: what stands before it, such as torchrun's options.
+
+    Returns what run_measured does, `images_per_second` (the median epoch) and `val`, the last epoch's errors.
+    """
+    for state in out.glob(".*_state.pth"):
+        state.unlink()  # of a benchmark that was interrupted: the training would go on from there
+    result = run_measured(sys.executable, *launcher, "03_Training.py", "--data", data, "--out", out, *options)
     epochs = json.loads((out / "training.json").read_text())["epochs"]
     result["images_per_second"] = statistics.median(e["images"] / e["train_seconds"] for e in epochs)
     result["val"] = epochs[-1]["val"]
     return result
 
 
-def median_time(call: Callable[[], object], seconds: float) -> float:
-    """Median seconds of one call, repeated for about `seconds` (at least five times) after two to warm up."""
-    call(), call()
+def median_time(call: Callable[..., object], seconds: float, before: Callable[[], object] | None = None) -> float:
+    """Median seconds of one call, after two to warm up; at least five are timed, and calls are made for `seconds`.
+
+    `before` is called first each time, untimed, and what it returns is given to `call`.
+    """
+
+    def timed() -> float:
+        given = (before(),) if before else ()
+        start = time.perf_counter()
+        call(*given)
+        return time.perf_counter() - start
+
+    timed(), timed()
     times, end = [], time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
+        times.append(timed())
     return statistics.median(times)
 
 
+def plural(count: int, thing: str) -> str:
+    """A number and what it counts: "1 thread", "2 threads"."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
 def table(title: str, head: list[str], rows: list[list]) -> None:
-    """Prints a table in Markdown."""
+    """Prints a table in Markdown; floats with three digits, from 1,000 as whole numbers."""
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         print("|", " | ".join(f"{v:,.3g}" if isinstance(v, float) and v < 1000 else

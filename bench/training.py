@@ -26,7 +26,7 @@ def bench_chapter(args: argparse.Namespace) -> dict:
         rates["chapter"].append(chapter.train(steps))
         for kind in kinds:
             options = ("--train-only", "--epochs", 1, *(["--bf16"] if kind == "bfloat16" else []))
-            rates[kind].append(train_measured(args, kind, *options)["images_per_second"])
+            rates[kind].append(train_measured(args.data, args.out / kind, *options)["images_per_second"])
     start = time.perf_counter()
     chapter.accuracy()
     validation = time.perf_counter() - start
@@ -55,7 +55,7 @@ def bench_seeds(args: argparse.Namespace) -> dict:
     runs = []
     for seed in range(1 if args.quick else 3):
         options = ("--seed", seed, *(("--epochs", 1) if args.quick else ()))
-        run = train_measured(args, f"seed{seed}", *options)
+        run = train_measured(args.data, args.out / f"seed{seed}", *options)
         onnx, out = args.out / f"seed{seed}" / "sudoku_digitnet.onnx", args.out / f"seed{seed}"
         run_measured(sys.executable, "05_Evaluate.py", "--data", args.data, "--onnx", onnx, "--out", out)
         sets = json.loads((out / "evaluation.json").read_text())["sets"]
@@ -131,7 +131,7 @@ def bench_processes(args: argparse.Namespace) -> dict:
                 continue  # the slowest way, and once is enough to see that
             launcher = ("-m", "torch.distributed.run", "--nproc-per-node", processes) if processes > 1 else ()
             options = ("--train-only", "--epochs", 1, "--threads", threads)
-            run = train_measured(args, "processes", *options, launcher=launcher)
+            run = train_measured(args.data, args.out / "processes", *options, launcher=launcher)
             rates.setdefault((processes, threads), []).append(run["images_per_second"])
             memory[processes, threads] = run["peak_mib"]
     rows = [[p, t, statistics.median(rates[p, t]), statistics.median(rates[p, t]) / statistics.median(rates[ways[0]])]
