@@ -4,19 +4,23 @@
 Parts (all of them, or those that --parts names):
   chapter    images a second, the tutorial's way and ours in turn; time to a validation accuracy of 0.9928
   seeds      03_Training.py as it is with three seeds: time to 0.9928, and what is wrong after all epochs
-  steps      microseconds an image: augmentation, forward, backward, optimiser, evaluation; threads and number type
+  steps      microseconds a cell: augmentation, forward, backward, optimiser, evaluation; threads and number type
   scripts    seconds and peak memory of each script; loading, with and without the operating system's file cache
   inference  one board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch
   processes  threads in one process against processes under torchrun
   growth     time and memory for more of the same data, and the fitted line extended to 10 and 100 times
 
-Medians of repeated runs, taken in turn. Other work on the machine spoils them. Adds to bench.json in --out.
+chapter and scripts run three times, their ways in turn, and give medians (of memory the highest); so does inference, in
+three rounds of many calls; steps are medians of many calls. Run once are: each seed, each number of processes, each
+size of growth, 02_PrepareData.py and the training of scripts, the validation of chapter; with --quick, everything but
+steps' and inference's calls. Other work on the machine spoils the figures. Adds to bench.json in --out.
 """
 
 import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -35,36 +39,48 @@ from digitnet_cli import (
 
 from growth import bench_growth
 from inference import bench_inference
-from measure import CHAPTER_EPOCHS, TARGET, plural, run_measured, table
+from measure import CHAPTER_EPOCHS, TARGET, plural, run_measured, table, train_measured
 from training import bench_chapter, bench_processes, bench_seeds, bench_steps
 
 QUICK = ["chapter", "steps", "inference"]
 
 
+def forget_files(folders: list[Path]) -> None:
+    """Asks the system to drop the cells' files from its cache."""
+    for path in (path for folder in folders for path in folder.glob("*/*.png")):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def bench_scripts(args: argparse.Namespace) -> dict:
-    out, puzzles = args.out / "scripts", ("--train", 30, "--val", 10) if args.quick else ()
-    data, onnx, weights = out / "data", out / "sudoku_digitnet.onnx", out / "digitnet_best.pth"
-    training = ("03_Training.py", "--out", out)
-    load = "import sys; from digitnet_data import load_cells; [load_cells(f) for f in sys.argv[1:]]"
-    folders = (args.data / "train", args.data / "val")
-    commands = {
+    """Seconds and peak memory of each script, from start to end; those that are short three times, in turn."""
+    out, folders = args.out / "scripts", [args.data / "train", args.data / "val"]
+    onnx, weights = out / "sudoku_digitnet.onnx", out / "digitnet_best.pth"
+    puzzles = ("--train", 30, "--val", 10) if args.quick else ()
+    runs = {
+        "02_PrepareData.py": [run_measured(sys.executable, "02_PrepareData.py", "--out", out / "data", *puzzles)],
+        "03_Training.py, one epoch": [train_measured(args.data, out, "--train-only", "--epochs", 1)],
+    }
+    load = ("-c", "import sys; from digitnet_data import load_cells; [load_cells(f) for f in sys.argv[1:]]", *folders)
+    short = {
         "import OpenCV alone": ("-c", "import cv2, digitnet_data"),
-        "load train and val, files in memory": ("-c", load, *folders),
-        "02_PrepareData.py": ("02_PrepareData.py", "--out", data, *puzzles),
-        "03_Training.py, one epoch": (*training, "--data", args.data, "--epochs", 1, "--train-only"),
-        "03_Training.py --export-only": (*training, "--export-only"),
+        "load train and val, files in memory": load,
+        "03_Training.py --export-only": ("03_Training.py", "--out", out, "--export-only"),
         "04_Parity.py": ("04_Parity.py", "--onnx", onnx, "--weights", weights, "--data", args.data),
         "05_Evaluate.py": ("05_Evaluate.py", "--onnx", onnx, "--data", args.data, "--out", out),
-    }  # fmt: skip
-    results = {name: run_measured(sys.executable, *command) for name, command in commands.items()}
-    if hasattr(os, "posix_fadvise"):
-        for path in (path for folder in folders for path in folder.glob("*/*.png")):
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        results["load train and val, files on disk"] = run_measured(sys.executable, "-c", load, *folders)
-    rows = [[name, result["seconds"], result["peak_mib"]] for name, result in results.items()]
-    table("Each script, from start to end", ["", "s", "peak MiB"], rows)
-    return results
+    }
+    for _ in range(1 if args.quick else 3):
+        for name, command in short.items():
+            runs.setdefault(name, []).append(run_measured(sys.executable, *command))
+        if hasattr(os, "posix_fadvise"):
+            forget_files(folders)
+            runs.setdefault("load train and val, files on disk", []).append(run_measured(sys.executable, *load))
+    rows = [
+        [name, statistics.median(run["seconds"] for run in of), max(run["peak_mib"] for run in of), len(of)]
+        for name, of in runs.items()
+    ]
+    table("Each script, from start to end", ["", "s", "peak MiB of the largest process", "runs"], rows)
+    return runs
 
 
 PARTS = {
@@ -100,7 +116,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/ and val/")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
-    parser.add_argument("--quick", action="store_true", help="less of it, in a minute: " + ", ".join(QUICK))
+    parser.add_argument("--quick", action="store_true", help="less of it, in half a minute: " + ", ".join(QUICK))
     parser.add_argument(
         "--chapter-epochs", type=natural_int, default=0, metavar="N", help="run N epochs its way, half a minute each"
     )
