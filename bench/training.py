@@ -1,6 +1,7 @@
 """How fast training is: against the tutorial's way, to its accuracy, stage by stage, in threads and in processes."""
 
 import argparse
+import functools
 import importlib
 import json
 import statistics
@@ -76,71 +77,69 @@ def bench_seeds(args: argparse.Namespace) -> dict:
 
 
 def bench_steps(args: argparse.Namespace) -> dict:
-    training, seconds, batch = importlib.import_module("03_Training"), 0.2 if args.quick else 0.5, 256
+    """Microseconds a cell of each stage of a step, and of the evaluation; medians of many calls.
+
+    Forward, backward and optimiser are a step's, with 03_Training.py's recipe for the tutorial's network.
+    """
+    training, seconds = importlib.import_module("03_Training"), 0.2 if args.quick else 0.5
+    recipe = training.RECIPES["digitnet"]
+    batch = recipe.batch_size
     cells = Cells(*(part[::8] for part in load_cells(args.data / "val")))
     generator = torch.Generator().manual_seed(0)
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
-    chosen, recipe = draw_epoch(labels, batch, 0.1, generator), training.RECIPES["digitnet"]
-    results = {}
+    chosen = draw_epoch(labels, batch, recipe.blank_share, generator)
+    model = training.NETWORKS["digitnet"]().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)  # as long a step, and the weights stay
+
+    def augmented() -> torch.Tensor:
+        drawn = draw_augmentation(batch, generator, **recipe.augmentation)
+        return augment(normalize(pixels[chosen]), *drawn)
+
+    def forward(bf16: bool) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(x)
+        return F.cross_entropy(logits.float(), labels[chosen], label_smoothing=recipe.label_smoothing)
+
+    def evaluation() -> dict:
+        return training.evaluate(model, cells, recipe.label_smoothing)
+
+    x, results = augmented(), {}
     for threads in sorted({1, available_cpus()}):
         torch.set_num_threads(threads)
-        model = training.NETWORKS["digitnet"]().to(memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-
-        def augmented():
-            drawn = draw_augmentation(batch, generator, **recipe.augmentation)
-            return augment(normalize(pixels[chosen]), *drawn)
-
-        x, y = augmented(), labels[chosen]
         for kind in ("float32", "bfloat16"):
-
-            def forward(bf16=kind == "bfloat16", x=x, y=y, model=model):
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    logits = model(x)
-                return F.cross_entropy(logits.float(), y)
-
+            loss = functools.partial(forward, kind == "bfloat16")
             model.train()
-            both = median_time(lambda run=forward: run().backward(), seconds)
-            with torch.no_grad():
-                alone = median_time(forward, seconds)
-            found = {
-                "augmentation": median_time(augmented, seconds),
-                "forward": alone,
-                "backward": both - alone,
-                "optimiser": median_time(optimizer.step, seconds / 4),
+            stages = {
+                "augmentation": median_time(augmented, seconds) / batch,
+                "forward": median_time(loss, seconds) / batch,
+                "backward": median_time(torch.Tensor.backward, seconds, before=loss) / batch,
+                "optimiser": median_time(optimizer.step, seconds / 4) / batch,
+                "evaluation": median_time(evaluation, seconds) / len(labels),
             }
-            results[f"{threads} thread{'s' * (threads > 1)}, {kind}"] = {
-                stage: value / batch * 1e6 for stage, value in found.items()
-            } | {
-                "evaluation": median_time(lambda m=model: training.evaluate(m, cells, 0.0), seconds) / len(labels) * 1e6
-            }
-    stages = list(next(iter(results.values())))
-    table(
-        f"One training step of {batch} cells, microseconds a cell",
-        ["", *stages, "step: cells/s"],
-        [[name, *row.values(), 1e6 / sum(list(row.values())[:-1])] for name, row in results.items()],
-    )
+            results[f"{plural(threads, 'thread')}, {kind}"] = {name: value * 1e6 for name, value in stages.items()}
+    rows = [[way, *row.values(), 1e6 / (sum(row.values()) - row["evaluation"])] for way, row in results.items()]
+    head = ["", *next(iter(results.values())), "step: cells/s"]
+    table(f"One training step of {batch} cells, microseconds a cell", head, rows)
     return results
 
 
 def bench_processes(args: argparse.Namespace) -> dict:
-    cpus, repeats = available_cpus(), 1 if args.quick else 2
+    """Images a second and peak memory of one process with threads and of several under torchrun; an epoch of each."""
+    cpus = available_cpus()
     ways = [(1, 1)] + ([(1, cpus), (cpus, 1)] if cpus > 1 else []) + ([(4, 1)] if cpus != 4 else [])
     if args.quick:
         ways = ways[1:3]
-    rates, memory = {}, {}
-    for repeat in range(repeats):
-        for processes, threads in ways:
-            if repeat and processes > cpus:
-                continue  # the slowest way, and once is enough to see that
-            launcher = ("-m", "torch.distributed.run", "--nproc-per-node", processes) if processes > 1 else ()
-            options = ("--train-only", "--epochs", 1, "--threads", threads)
-            run = train_measured(args.data, args.out / "processes", *options, launcher=launcher)
-            rates.setdefault((processes, threads), []).append(run["images_per_second"])
-            memory[processes, threads] = run["peak_mib"]
-    rows = [[p, t, statistics.median(rates[p, t]), statistics.median(rates[p, t]) / statistics.median(rates[ways[0]])]
-            for p, t in ways]  # fmt: skip
-    table(
-        f"Threads or processes, on {cpus} cores", ["processes", "threads each", "images/s", "against the first"], rows
-    )
-    return {f"{p} x {t}": values for (p, t), values in rates.items()}
+    results = {}
+    for processes, threads in ways:
+        launcher = ("-m", "torch.distributed.run", "--nproc-per-node", processes) if processes > 1 else ()
+        options = ("--train-only", "--epochs", 1, "--threads", threads)
+        run = train_measured(args.data, args.out / "processes", *options, launcher=launcher)
+        results[f"{processes} x {threads}"] = {name: run[name] for name in ("images_per_second", "peak_mib")}
+    first = next(iter(results.values()))["images_per_second"]
+    rows = [
+        [*way.split(" x "), row["images_per_second"], row["images_per_second"] / first, row["peak_mib"]]
+        for way, row in results.items()
+    ]
+    head = ["processes", "threads each", "images/s", "against the first", "peak MiB of the largest process"]
+    table(f"Threads or processes, on {plural(cpus, 'core')}", head, rows)
+    return results
