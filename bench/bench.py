@@ -2,7 +2,7 @@
 """How fast are the scripts, against the tutorial's way of training, and how does the cost grow with the data?
 
 Parts (all of them, or those that --parts names):
-  chapter    images a second, the tutorial's way and ours in turn; time to a validation accuracy of 0.9928
+  chapter    images a second, the tutorial's way and ours in turn, and how long its epochs would take
   seeds      03_Training.py as it is with three seeds: time to 0.9928, and what is wrong after all epochs
   steps      microseconds a cell: augmentation, forward, backward, optimiser, evaluation; threads and number type
   scripts    seconds and peak memory of each script; loading, with and without the operating system's file cache
