@@ -172,11 +172,11 @@ lint: | $(INSTALLED)
 	"$(PYTHON)" -m ruff check .
 	"$(PYTHON)" -m ruff format --check .
 
-## bench     how fast: the tutorial's way and ours, step by step, 1 to 4 processes, 1 to 100 times the data (10 minutes)
+## bench     how fast: the tutorial's way and ours, the steps, 1 to 4 processes, 1 to 4 times the data, fitted to 100 (10 minutes)
 bench: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA)
 
-## bench-quick  the same, shorter and rougher (a minute)
+## bench-quick  the tutorial's way and ours, step by step, inference; shorter and rougher (half a minute)
 bench-quick: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA) --quick --out build/bench-quick
 

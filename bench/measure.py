@@ -1,0 +1,90 @@
+"""What the parts share: commands run to their end and measured, functions timed, tables printed."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from digitnet_cli import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = 0.9928  # validation accuracy that the tutorial names
+CHAPTER_EPOCHS = 10  # its epochs
+# Runs a command and writes its peak memory (KiB, of its largest process): a child counts the memory of the process that
+# started it, and this one has torch in it.
+LAUNCHER = (
+    "import resource, subprocess, sys; code = subprocess.call(sys.argv[2:]); "
+    "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)); sys.exit(code)"
+)
+
+
+def run_measured(*command: object) -> dict:
+    """Runs a command in the repository's folder, to its end.
+
+    Returns `seconds`, `peak_mib` (memory of its largest process) and `seconds_to_target`: to the first line with a
+    validation accuracy of at least TARGET, None if there was none. Raises UserError if the command fails.
+    """
+    start, reached = time.perf_counter(), None
+    command = [str(part) for part in command]
+    with tempfile.TemporaryFile("w+") as errors, tempfile.NamedTemporaryFile("r") as memory:
+        command = [sys.executable, "-S", "-c", LAUNCHER, memory.name, *command]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+        for line in process.stdout:
+            if reached is None and line.startswith("val acc: ") and float(line.split()[-1]) >= TARGET:
+                reached = time.perf_counter() - start
+        if process.wait():
+            errors.seek(0)
+            raise UserError(f"{' '.join(command)} failed: {errors.read()[-500:]}")
+        peak = int(memory.read()) / 1024
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_mib": peak, "seconds_to_target": reached}
+
+
+def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()) -> dict:
+    """Runs 03_Training.py from the beginning; `launcher`: what stands before it, such as torchrun's options.
+
+    Returns what run_measured does, `images_per_second` (the median epoch) and `val`, the last epoch's errors.
+    """
+    for state in out.glob(".*_state.pth"):
+        state.unlink()  # of a benchmark that was interrupted: the training would go on from there
+    result = run_measured(sys.executable, *launcher, "03_Training.py", "--data", data, "--out", out, *options)
+    epochs = json.loads((out / "training.json").read_text())["epochs"]
+    result["images_per_second"] = statistics.median(e["images"] / e["train_seconds"] for e in epochs)
+    result["val"] = epochs[-1]["val"]
+    return result
+
+
+def median_time(call: Callable[..., object], seconds: float, before: Callable[[], object] | None = None) -> float:
+    """Median seconds of one call, after two to warm up; at least five are timed, and calls are made for `seconds`.
+
+    `before` is called first each time, untimed, and what it returns is given to `call`.
+    """
+
+    def timed() -> float:
+        given = (before(),) if before else ()
+        start = time.perf_counter()
+        call(*given)
+        return time.perf_counter() - start
+
+    timed(), timed()
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        times.append(timed())
+    return statistics.median(times)
+
+
+def plural(count: int, thing: str) -> str:
+    """A number and what it counts: "1 thread", "2 threads"."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def table(title: str, head: list[str], rows: list[list]) -> None:
+    """Prints a table in Markdown; floats with three digits, from 1,000 as whole numbers."""
+    print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for row in rows:
+        print("|", " | ".join(f"{v:,.3g}" if isinstance(v, float) and v < 1000 else
+                              f"{v:,.0f}" if isinstance(v, float) else str(v) for v in row), "|")  # fmt: skip
