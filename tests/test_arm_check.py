@@ -19,7 +19,7 @@ from digitnet_cli import UserError
 import arm_check
 import arm_wheels
 from arm_machine import output_of, write_python
-from arm_wheels import environment, gpu_files, gpu_reasons, pip_target, read_requirements, resolve
+from arm_wheels import environment, gpu_files, gpu_reasons, pip_target, read_requirements, resolve, unpack_wheels
 from packaging.requirements import Requirement
 
 TEXT = """# a comment, then an option
@@ -98,12 +98,13 @@ INDEX = {
     "sympy": ("1.14", ["mpmath<2", "pytest; extra == 'dev'"]),
     "mpmath": ("1.3", []),
     "strict": ("1.0", ["mpmath>=2"]),
+    "cudart": ("1.0", []),
 }
 
 
 @pytest.fixture
 def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """In pip's place: writes a report as pip does; the list has what was asked for."""
+    """In pip's place: writes a report, or unpacks a file for each wheel; the list has what was asked for."""
     asked = []
 
     def pip_install(python: str, lines: list[str], *options: str) -> subprocess.CompletedProcess:
@@ -113,8 +114,14 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             return subprocess.CompletedProcess([], 1, "", f"WARNING: old pip\nERROR: no wheel of {unknown[0]}\n")
         found = [{"name": name, "version": INDEX[name][0], "requires_dist": INDEX[name][1]} for name in names]
         items = [{"metadata": data, "download_info": {"url": f"https://x/{data['name']}.whl"}} for data in found]
-        report = next(option.partition("=")[2] for option in options if option.startswith("--report="))
-        Path(report).write_text(json.dumps({"install": items}))
+        given = dict(option.split("=", 1) for option in options if "=" in option)
+        if "--report" not in given:
+            for name in names:
+                record = Path(given["--target"]) / f"{name}.dist-info" / "RECORD"
+                record.parent.mkdir(parents=True)
+                record.write_text(f"{name}/lib{name}.so,,\n")
+            return subprocess.CompletedProcess([], 0, "", "")
+        Path(given["--report"]).write_text(json.dumps({"install": items}))
         return subprocess.CompletedProcess([], 0, "", "")
 
     monkeypatch.setattr(arm_wheels, "pip_install", pip_install)
@@ -137,6 +144,20 @@ def test_no_wheel_and_a_collision_are_told(pip: list, tmp_path: Path):
         resolve([Requirement("nothing")], "3.11", tmp_path)
     with pytest.raises(UserError, match=r"mpmath>=2 collides with mpmath 1\.3"):
         resolve([Requirement("strict"), Requirement("mpmath<2")], "3.11", tmp_path)
+
+
+def test_wheels_are_unpacked_once(pip: list, tmp_path: Path):
+    folder = tmp_path / "wheels"
+    for _ in range(2):
+        unpack_wheels([Requirement("sympy")], "3.11", folder)
+    assert pip.count(["mpmath==1.3", "sympy==1.14"]) == 1 and len(pip) == 5
+    unpack_wheels([Requirement("mpmath")], "3.11", folder)
+    assert [path.name for path in folder.iterdir()] == ["mpmath.dist-info"], "another set takes the folder's place"
+
+
+def test_wheels_with_cuda_in_them_are_refused(pip: list, tmp_path: Path):
+    with pytest.raises(UserError, match=r"CUDA in the wheels for Python 3\.11: cudart/libcudart\.so"):
+        unpack_wheels([Requirement("cudart")], "3.11", tmp_path / "wheels")
 
 
 # --- CUDA --------------------------------------------------------------------------------------------
@@ -202,18 +223,18 @@ def test_a_step_says_how_it_ended(tmp_path: Path, said: str):
     assert arm_check.run_step(["sh", "-c", STEP[said]], tmp_path / "step.log") == said
 
 
-def arguments(tmp_path: Path, **settings: object) -> argparse.Namespace:
+def arguments(tmp_path: Path) -> argparse.Namespace:
     files = {"onnx": tmp_path / "model.onnx", "golden": tmp_path / "golden.npz"}
-    return argparse.Namespace(profile="tutorial", **{"steps": ["golden"], **files, **settings})
+    return argparse.Namespace(profile="tutorial", steps=["import", "golden"], **files)
 
 
-def emulate(tmp_path: Path, cpu: str, trap: bool, **settings: object) -> list[str]:
+def emulate(tmp_path: Path, cpu: str, trap: bool) -> list[str]:
     """emulate_cpu with a Python that does nothing but write down its arguments, and trap at the control."""
     python = tmp_path / "python"
     trapping = "*arm_control.py) kill -ILL $$;;" if trap else ""
     python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncase $1 in {trapping} *) exit 0;; esac\n')
     python.chmod(0o755)
-    return arm_check.emulate_cpu(cpu, python, tmp_path / "folder", arguments(tmp_path, **settings))
+    return arm_check.emulate_cpu(cpu, python, tmp_path / "folder", arguments(tmp_path))
 
 
 OLD, NEW = ("cortex-a35", "cortex-a53", "cortex-a57", "cortex-a72"), ("cortex-a55", "cortex-a76", "neoverse-n1", "max")
@@ -222,12 +243,12 @@ OLD, NEW = ("cortex-a35", "cortex-a53", "cortex-a57", "cortex-a72"), ("cortex-a5
 @pytest.mark.parametrize("cpu", [*OLD, *NEW])
 def test_the_control_must_trap_on_armv8_0_and_run_on_the_others(tmp_path: Path, cpu: str):
     old = cpu in OLD
-    assert emulate(tmp_path, cpu, trap=old) == ["ILLEGAL INSTRUCTION" if old else "pass", "pass"]
+    assert emulate(tmp_path, cpu, trap=old) == ["ILLEGAL INSTRUCTION" if old else "pass", "pass", "pass"]
     assert emulate(tmp_path, cpu, trap=not old) == ["pass" if old else "ILLEGAL INSTRUCTION"], "nothing is run then"
 
 
 def test_golden_is_the_porters_check_and_leaves_the_exporters_report(tmp_path: Path):
-    emulate(tmp_path, "neoverse-n1", trap=False, steps=["import", "golden"])
+    emulate(tmp_path, "neoverse-n1", trap=False)
     control, imports, golden = (tmp_path / "calls").read_text().splitlines()
     assert control == str(ROOT / "tools" / "arm_control.py") and imports == str(ROOT / "tools" / "arm_import.py")
     files = f"--onnx {tmp_path}/model.onnx --golden {tmp_path}/golden.npz"

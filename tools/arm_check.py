@@ -4,7 +4,7 @@
   tools/arm_check.py resolve           which wheels each Python gets on aarch64; any CUDA among them?
   tools/arm_check.py emulate           unpacks them and runs import and the Makefile's steps on emulated processors
   tools/arm_check.py emulate --cpu cortex-a72 --profile photo --suite bookworm
-  tools/arm_check.py emulate --steps golden --onnx artifacts/sudoku_digitnet.onnx --golden artifacts/golden.npz
+  tools/arm_check.py emulate --requirements requirements-inference.txt --steps golden --onnx FILE --golden FILE
 
 `resolve` needs pip and packaging. `emulate` needs apt-get and dpkg of a Debian machine besides; everything is
 unpacked into the folder --work, nothing is installed. Emulation shows whether instructions exist, not their speed.
@@ -109,7 +109,8 @@ def command_emulate(args: argparse.Namespace) -> int:
     qemu = find_qemu(args.work)
     print(output_of(qemu, "--version").splitlines()[0])
     sysroot = unpack_python(args.suite, args.work)
-    wheels = unpack_wheels(read_requirements(args.requirements[0], args.pin), python, args.work)
+    wheels = args.work / f"wheels-{args.requirements[0].stem}-{python}"
+    unpack_wheels(read_requirements(args.requirements[0], args.pin), python, wheels)
     table = []
     for cpu in args.cpu:
         print(f"{cpu}, Python {python}, {args.profile}", flush=True)
@@ -129,7 +130,13 @@ def main() -> int:
     add = parser.add_argument
     add("what", choices=["resolve", "emulate"])
     add("--work", type=Path, default=ROOT / "build" / "emu", metavar="DIR", help="folder for all that is fetched")
-    add("--requirements", type=Path, nargs="+", metavar="FILE", help="both of the repository if none is given")
+    add(
+        "--requirements",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="both of the repository if none is given; emulate takes the first",
+    )
     add("--pin", type=Requirement, action="append", default=[], metavar="NAME==VERSION", help="in the place of a pin")
     add("--python", nargs="+", default=["3.11", "3.12", "3.13", "3.14"], metavar="X.Y", help="for resolve")
     add("--suite", choices=SUITES, default="bookworm", help="for emulate: bookworm has Python 3.11, trixie 3.13")

@@ -134,15 +134,15 @@ def gpu_files(folder: Path) -> list[str]:
     return sorted(file for file in files if GPU_FILE.search(file))
 
 
-def unpack_wheels(requirements: list[Requirement], python: str, work: Path) -> Path:
-    """Resolves the requirements and unpacks their wheels below `work`; returns the folder for PYTHONPATH.
+def unpack_wheels(requirements: list[Requirement], python: str, folder: Path) -> None:
+    """Resolves the requirements and unpacks their wheels into `folder`, which is then fit for PYTHONPATH.
 
-    What an earlier call unpacked is taken if it is the same. Raises UserError as `resolve`, if pip fails, and if there
-    is CUDA in the wheels.
+    What an earlier call unpacked there stays if it is the same. Raises UserError as `resolve`, if pip fails, and if
+    there is CUDA in the wheels.
     """
-    chosen = resolve(requirements, python, work)
+    chosen = resolve(requirements, python, folder.parent)
     pins = sorted(f"{name}=={data['version']}" for name, data in chosen.items())
-    folder, listing = work / f"wheels-{python}", work / f"wheels-{python}.txt"
+    listing = folder.with_name(f"{folder.name}.txt")
     if not listing.exists() or listing.read_text() != "\n".join(pins):
         listing.unlink(missing_ok=True)  # it is written last: then the folder is whole
         shutil.rmtree(folder, ignore_errors=True)
@@ -155,4 +155,3 @@ def unpack_wheels(requirements: list[Requirement], python: str, work: Path) -> P
         raise UserError(f"CUDA in the wheels for Python {python}: {'; '.join(reasons)}")
     size = sum(file.lstat().st_size for file in folder.rglob("*")) / 1e6
     print(f"Python {python}: {len(pins)} wheels, {size:.0f} MB unpacked, no CUDA")
-    return folder
