@@ -15,9 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from digitnet_cli import (  # noqa: E402
@@ -32,6 +29,9 @@ from digitnet_cli import (  # noqa: E402
 )
 from digitnet_data import NUM_CLASSES, Cells, load_cells, normalize  # noqa: E402
 from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits  # noqa: E402
+
+import numpy as np  # noqa: E402
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static  # noqa: E402
 
 # Settings. Those of the command line stand in main().
 CALIBRATION_BATCH = 100  # cells
