@@ -1,5 +1,6 @@
 """make doctor: every check is fed what another machine would tell, good and bad; no check is unable to fail."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -198,3 +199,7 @@ def test_one_version_of_ruff():
     """The commit hooks check with the version that `make lint` uses."""
     pin = (ROOT / "requirements-dev.txt").read_text().strip()
     assert (ROOT / ".pre-commit-config.yaml").read_text().count(f"[{pin}]") == 2
+
+
+def test_parity_blames_the_variables_that_doctor_warns_of():
+    assert runpy.run_path(str(ROOT / "04_Parity.py"))["FAST_MATH"] == FAST_MATH
