@@ -13,7 +13,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from bad_input import CASES
+from bad_input import CASES, ONNX
 from conftest import ROOT, copy_boards, run
 
 BAR = re.compile(r"[\w /]+: +\d+%\|")  # tqdm's
@@ -93,6 +93,18 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_lost(sound, tmp_path, monk
         assert b'"passed": true' not in after.pop("artifacts/parity.json", b"")
     assert after == before
     assert not (folder / "bang").exists()
+    passed["scripts"] += 1
+
+
+def test_disk_full_while_exporting_is_told_and_keeps_the_old_file(sound, tmp_path, passed):
+    """In a process of its own: the exporter writes temporary files of many kinds, and logs."""
+    folder = shutil.copytree(sound, tmp_path / "folder")
+    before = files(folder)
+    export = f'"{sys.executable}" "{ROOT}/03_Training.py" --export-only'
+    result = run("bash", "-c", f"ulimit -f 0; exec {export}", cwd=folder)
+    told = f"03_Training.py: the exporter failed, {ONNX} is as it was: "
+    assert result.code == 1 and result.err.splitlines()[-1].startswith(told) and "Traceback" not in result.err
+    assert files(folder) == before
     passed["scripts"] += 1
 
 
