@@ -18,11 +18,13 @@ steps' and inference's calls. Other work on the machine spoils the figures. Adds
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -94,6 +96,14 @@ PARTS = {
 }
 
 
+def measure_part(part: str, args: argparse.Namespace, run: dict, report: Path) -> None:
+    """Measures one part and adds what it came to, with the description of this `run`, to the JSON file `report`."""
+    start = time.perf_counter()
+    found = {"run": run, "quick": args.quick, "results": PARTS[part](args)}
+    found["seconds"] = round(time.perf_counter() - start, 1)
+    write_json(report, (json.loads(report.read_text()) if report.exists() else {}) | {part: found})
+
+
 def compare(chapter: dict, seeds: dict) -> str:
     """The closing line: how many times as long the tutorial's epochs take as the slowest seed to TARGET.
 
@@ -136,15 +146,18 @@ def main() -> None:
     versions = [f"{name} {run['versions'].get(name, '?')}" for name in ("torch", "onnxruntime")]
     print(f"{run['processor']}, {run['cpus']} cores, {platform.machine()}, {', '.join(versions)}, {run['date']}")
     report = args.out / "bench.json"
-    results, measured = json.loads(report.read_text()) if report.exists() else {}, {}
-    for part in args.parts or (QUICK if args.quick else PARTS):
-        start = time.perf_counter()
-        measured[part] = PARTS[part](args)
-        seconds = round(time.perf_counter() - start, 1)
-        results[part] = {"run": run, "quick": args.quick, "results": measured[part], "seconds": seconds}
-        write_json(report, results)
-    if {"chapter", "seeds"} <= measured.keys():  # of this call: figures of two days would mix two speeds of the machine
-        print(f"\n{compare(measured['chapter'], measured['seeds'])}")
+    parts = args.parts or (QUICK if args.quick else [*PARTS])
+    for part in parts:
+        # Each in a process of its own: what one leaves in memory or running has slowed down another by half.
+        work = partial(measure_part, part, args, run, report)
+        process = multiprocessing.get_context("spawn").Process(target=run_script, args=(work,))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)
+    if {"chapter", "seeds"} <= {*parts}:  # of this call: figures of two days would mix two speeds of the machine
+        measured = json.loads(report.read_text())
+        print(f"\n{compare(measured['chapter']['results'], measured['seeds']['results'])}")
     print(f"\nSaved: {report}")
 
 
