@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from digitnet_cli import UserError
@@ -58,23 +58,32 @@ def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()
     return result
 
 
-def median_time(call: Callable[..., object], seconds: float, before: Callable[[], object] | None = None) -> float:
-    """Median seconds of one call, after two to warm up; at least five are timed, and calls are made for `seconds`.
+def median_stages(work: Callable[[], Iterable[str]], seconds: float) -> dict[str, float]:
+    """Median seconds of each stage of `work`, which yields a stage's name when it is done.
 
-    `before` is called first each time, untimed, and what it returns is given to `call`.
+    It is run whole, twice to warm up, then at least five times and for `seconds`.
     """
-
-    def timed() -> float:
-        given = (before(),) if before else ()
+    times: dict[str, list[float]] = {}
+    runs, end = 0, 0.0
+    while runs < 7 or time.perf_counter() < end:
+        if runs == 2:
+            times, end = {}, time.perf_counter() + seconds
         start = time.perf_counter()
-        call(*given)
-        return time.perf_counter() - start
+        for stage in work():
+            times.setdefault(stage, []).append(time.perf_counter() - start)
+            start = time.perf_counter()
+        runs += 1
+    return {stage: statistics.median(of) for stage, of in times.items()}
 
-    timed(), timed()
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
-        times.append(timed())
-    return statistics.median(times)
+
+def median_time(call: Callable[[], object], seconds: float) -> float:
+    """Median seconds of one call, timed as `median_stages` does."""
+
+    def work() -> Iterator[str]:
+        call()
+        yield "call"
+
+    return median_stages(work, seconds)["call"]
 
 
 def plural(count: int, thing: str) -> str:

@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 from digitnet_cli import available_cpus
 from digitnet_data import Cells, load_cells, normalize
@@ -14,7 +15,7 @@ from digitnet_sampling import augment, draw_augmentation, draw_epoch
 
 import torch
 from chapter import Chapter
-from measure import CHAPTER_EPOCHS, TARGET, median_time, plural, run_measured, table, train_measured
+from measure import CHAPTER_EPOCHS, TARGET, median_stages, median_time, plural, run_measured, table, train_measured
 from torch.nn import functional as F
 
 
@@ -77,11 +78,8 @@ def bench_seeds(args: argparse.Namespace) -> dict:
 
 
 def bench_steps(args: argparse.Namespace) -> dict:
-    """Microseconds a cell of each stage of a step, and of the evaluation; medians of many calls.
-
-    Forward, backward and optimiser are a step's, with 03_Training.py's recipe for the tutorial's network.
-    """
-    training, seconds = importlib.import_module("03_Training"), 0.2 if args.quick else 0.5
+    """Microseconds a cell of each stage of 03_Training.py's step for the tutorial's network, and of the evaluation."""
+    training, seconds = importlib.import_module("03_Training"), 0.4 if args.quick else 1.5
     recipe = training.RECIPES["digitnet"]
     batch = recipe.batch_size
     cells = Cells(*(part[::8] for part in load_cells(args.data / "val")))
@@ -91,32 +89,29 @@ def bench_steps(args: argparse.Namespace) -> dict:
     model = training.NETWORKS["digitnet"]().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)  # as long a step, and the weights stay
 
-    def augmented() -> torch.Tensor:
+    def step(bf16: bool) -> Iterator[str]:
         drawn = draw_augmentation(batch, generator, **recipe.augmentation)
-        return augment(normalize(pixels[chosen]), *drawn)
-
-    def forward(bf16: bool) -> torch.Tensor:
+        x = augment(normalize(pixels[chosen]), *drawn)
+        yield "augmentation"
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(x)
-        return F.cross_entropy(logits.float(), labels[chosen], label_smoothing=recipe.label_smoothing)
+        loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=recipe.label_smoothing)
+        yield "forward"
+        optimizer.zero_grad()
+        loss.backward()
+        yield "backward"
+        optimizer.step()
+        yield "optimiser"
 
-    def evaluation() -> dict:
-        return training.evaluate(model, cells, recipe.label_smoothing)
-
-    x, results = augmented(), {}
+    results = {}
     for threads in sorted({1, available_cpus()}):
         torch.set_num_threads(threads)
         for kind in ("float32", "bfloat16"):
-            loss = functools.partial(forward, kind == "bfloat16")
             model.train()
-            stages = {
-                "augmentation": median_time(augmented, seconds) / batch,
-                "forward": median_time(loss, seconds) / batch,
-                "backward": median_time(torch.Tensor.backward, seconds, before=loss) / batch,
-                "optimiser": median_time(optimizer.step, seconds / 4) / batch,
-                "evaluation": median_time(evaluation, seconds) / len(labels),
-            }
-            results[f"{plural(threads, 'thread')}, {kind}"] = {name: value * 1e6 for name, value in stages.items()}
+            stages = median_stages(functools.partial(step, kind == "bfloat16"), seconds)
+            times = {name: value / batch * 1e6 for name, value in stages.items()}
+            whole = median_time(lambda: training.evaluate(model, cells, recipe.label_smoothing), seconds / 3)
+            results[f"{plural(threads, 'thread')}, {kind}"] = times | {"evaluation": whole / len(labels) * 1e6}
     rows = [[way, *row.values(), 1e6 / (sum(row.values()) - row["evaluation"])] for way, row in results.items()]
     head = ["", *next(iter(results.values())), "step: cells/s"]
     table(f"One training step of {batch} cells, microseconds a cell", head, rows)

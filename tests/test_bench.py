@@ -118,19 +118,16 @@ def test_a_time_is_the_median_of_five_calls_or_more_after_two(monkeypatch):
     assert measure.median_time(slower, 40) == 6 and len(calls) == 9  # until 42 seconds have passed
 
 
-def test_what_is_called_before_is_given_on_and_not_timed(monkeypatch):
-    clock, given = [0.0], []
+def test_stages_are_timed_each_by_itself(monkeypatch):
+    clock = [0.0]
 
-    def before():
-        clock[0] += 100
-        return "loss"
-
-    def call(what):
-        clock[0] += 2
-        given.append(what)
+    def work():
+        for stage, seconds in (("first", 3), ("second", 20)):
+            clock[0] += seconds
+            yield stage
 
     monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
-    assert measure.median_time(call, 0, before) == 2 and given == ["loss"] * 7
+    assert measure.median_stages(work, 0) == {"first": 3, "second": 20}
 
 
 def test_the_closing_line_compares_ten_epochs_with_the_slowest_seed():
