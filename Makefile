@@ -176,7 +176,7 @@ lint: | $(INSTALLED)
 bench: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA)
 
-## bench-quick  the tutorial's way and ours, step by step, inference; shorter and rougher (half a minute)
+## bench-quick  the tutorial's way and ours, step by step, inference; shorter and rougher (under a minute)
 bench-quick: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA) --quick --out build/bench-quick
 

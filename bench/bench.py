@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/ and val/")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
-    parser.add_argument("--quick", action="store_true", help="less of it, in half a minute: " + ", ".join(QUICK))
+    parser.add_argument("--quick", action="store_true", help="less of it, in under a minute: " + ", ".join(QUICK))
     parser.add_argument(
         "--chapter-epochs", type=natural_int, default=0, metavar="N", help="run N epochs its way, half a minute each"
     )
