@@ -25,35 +25,24 @@ from digitnet_cli import (
     run_script,
     write_json,
 )
-from digitnet_data import (
-    CELL_SIZE,
-    NUM_CLASSES,
-    Cells,
-    digest,
-    load_cells,
-    normalize,
-    shared_pages,
-)
+from digitnet_data import CELL_SIZE, Cells, digest, load_cells, normalize, shared_pages
+from digitnet_learner import Learner, evaluate
 from digitnet_model import NETWORKS, load_model, start_standardized
 from digitnet_onnx import export, open_session, run_logits
 from digitnet_processes import check_same_cells, join_processes, processes
 from digitnet_resume import Signals, fingerprint, read_state, save_weights
 from digitnet_sampling import augment, draw_augmentation, draw_epoch
-from digitnet_scores import describe_scores, score
+from digitnet_scores import describe_scores
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 # Settings. Those of the command line stand in main().
 WEIGHT_DECAY = 1e-4
 AVERAGING = 0.9  # what is judged and kept are weights averaged over about 1 / (1 - this) steps: one step's are noisy
 MOST_THREADS = 4  # by default: a step has too little work for more; processes share it better (make NPROC=N)
-EVALUATION_BATCH = 256  # cells; what the processor's caches hold is faster than more
 
 
 class Recipe(NamedTuple):
@@ -83,30 +72,14 @@ RECIPES = {
 }
 
 
-def evaluate(model: nn.Module, cells: Cells, label_smoothing: float) -> dict:
-    """Loss and errors of `model` on all `cells`, as counts: of cells, of digits (not blank), of whole boards."""
-    rank, world = processes()
-    model.eval()
-    logits = torch.zeros(len(cells.labels), NUM_CLASSES)
-    with torch.no_grad():
-        batches = torch.from_numpy(cells.pixels[rank::world, None]).split(EVALUATION_BATCH)
-        logits[rank::world] = torch.cat([model(normalize(batch)) for batch in batches])
-    if world > 1:
-        dist.all_reduce(logits)  # a sum: each process has filled in its own rows
-    loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
-    return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
-
-
 def train(
     args: argparse.Namespace, train_cells: Cells, val_cells: Cells, run: dict, state_file: Path
 ) -> tuple[dict, list[dict]]:
     """Trains for args.epochs; returns the best epoch's state_dict and a record of every epoch.
 
     Goes on from the state in `state_file` if that is of the same `run` (digitnet_resume.fingerprint), and writes it
-    after every epoch, and on Ctrl-C and SIGTERM within one.
-
-    Several processes (torchrun) draw the same batches and the same augmentation; each computes its share of every
-    batch, and the mean of their gradients is the whole batch's. Raises UserError if the loss is not finite.
+    after every epoch, and on Ctrl-C and SIGTERM within one. Several processes (torchrun) draw the same batches and the
+    same augmentation, and share each batch. Raises UserError if the loss is not finite.
     """
     rank, world = processes()
     share = slice(rank, None, world)
@@ -115,42 +88,32 @@ def train(
     pixels, labels = torch.from_numpy(train_cells.pixels[:, None]), torch.from_numpy(train_cells.labels)
     first = draw_epoch(labels, args.batch_size, args.blank_share, torch.Generator().manual_seed(args.seed * 100_003))
     start_standardized(model, normalize(pixels[first]))
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING), use_buffers=True)
-    network = nn.parallel.DistributedDataParallel(model) if world > 1 else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY, fused=True)
-    steps = -(-len(train_cells.labels) // args.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=args.lr, epochs=args.epochs, steps_per_epoch=steps, pct_start=args.warm_up
-    )
+    steps = -(-len(labels) // args.batch_size)
+    schedule = dict(lr=args.lr, steps=args.epochs * steps, warm_up=args.warm_up)
+    learner = Learner(model, **schedule, weight_decay=WEIGHT_DECAY, averaging=AVERAGING)
 
     history, best_state, seconds, begun = [], None, 0.0, None  # begun: how far an interrupted epoch came
     states = [read_state(state_file, run) if rank == 0 else None]
     if world > 1:
         dist.broadcast_object_list(states)
     if state := states[0]:
-        model.load_state_dict(state["model"])
-        averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        learner.load_state_dict(state)
         history, best_state, seconds, begun = (state[name] for name in ("history", "best", "seconds", "begun"))
         print(f"{state_file}: goes on in epoch {min(len(history) + 1, args.epochs)} of {args.epochs}")
     signals, start = Signals(), time.perf_counter() - seconds
 
     def save_state(begun: dict | None = None) -> None:
-        parts = {"model": model, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
-        parts = {name: part.state_dict() for name, part in parts.items()}
         seconds = time.perf_counter() - start
         run_state = {"run": run, "history": history, "best": best_state, "seconds": seconds, "begun": begun}
-        save_weights(parts | run_state, state_file)
+        save_weights(learner.state_dict() | run_state, state_file)
 
     for epoch in range(len(history) + 1, args.epochs + 1):
         # Drawn from seed and epoch alone, so that an epoch can be repeated without those before it.
         generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
         epoch_start = time.perf_counter()
         model.train()
-        total = torch.zeros(())
         order = draw_epoch(labels, steps * args.batch_size, args.blank_share, generator).split(args.batch_size)
-        done = 0  # steps of this epoch
+        done, total = 0, torch.zeros(())  # steps of this epoch, and their losses
         if begun:
             done, total = begun["step"], begun["total"]
             generator.set_state(begun["generator"])
@@ -160,18 +123,7 @@ def train(
             affine, blurred = draw_augmentation(args.batch_size, generator, **args.augmentation)
             chosen = batch[share]
             x = augment(normalize(pixels[chosen]), affine[share], blurred[share])
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                logits = network(x)
-            loss = F.cross_entropy(
-                logits.float(), labels[chosen], label_smoothing=args.label_smoothing, reduction="sum"
-            )
-            loss = loss * (world / args.batch_size)  # the processes' mean is the mean over the batch
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            averaged.update_parameters(model)
-            total += loss.detach() / world
+            total += learner.step(x, labels[chosen], args.batch_size, args.label_smoothing, args.bf16)
             if signals.seen and world == 1 and step < steps:  # torchrun's processes stop at different steps
                 save_state({"step": step, "total": total, "generator": generator.get_state()})
                 progress.close()
@@ -182,7 +134,7 @@ def train(
         record = {
             "epoch": epoch,
             "train_loss": total.item() / steps,
-            "val": evaluate(averaged.module, val_cells, args.label_smoothing),
+            "val": evaluate(learner.averaged.module, val_cells, args.label_smoothing),
             "images": (steps - done) * args.batch_size,
             "train_seconds": round(train_seconds, 3),
         }
@@ -199,10 +151,7 @@ def train(
         print(f"val acc: {accuracy(record):.4f}")
         print(f"  {describe_scores(record['val'])}")
         if best_epoch(history) is record:
-            best_state = {
-                name: value.clone(memory_format=torch.contiguous_format)
-                for name, value in averaged.module.state_dict().items()
-            }
+            best_state = learner.averaged_weights()
         if rank == 0:
             save_state()
         if signals.seen:

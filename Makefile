@@ -60,7 +60,7 @@ TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run
 # --- files ---
 # The scripts, with what they import.
 DRAWING    := 02_PrepareData.py $(addprefix digitnet_,$(addsuffix .py,tutorial photo paper fonts puzzles data cli))
-TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,sampling scores resume processes model data onnx cli))
+TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,learner sampling scores resume processes model data onnx cli))
 CHECKING   := 04_Parity.py $(addprefix digitnet_,$(addsuffix .py,reference golden scores model data onnx cli))
 READING    := 05_Evaluate.py $(addprefix digitnet_,$(addsuffix .py,pictures scores data onnx cli))
 PREPARED   := $(DATA)/prepared.json

@@ -17,8 +17,8 @@ from digitnet_cli import sha256, write_file
 import torch
 
 SOURCES = (  # what the weights hang on
-    "03_Training.py", "digitnet_data.py", "digitnet_model.py", "digitnet_processes.py", "digitnet_resume.py",
-    "digitnet_sampling.py", "digitnet_scores.py",
+    "03_Training.py", "digitnet_data.py", "digitnet_learner.py", "digitnet_model.py", "digitnet_processes.py",
+    "digitnet_resume.py", "digitnet_sampling.py", "digitnet_scores.py",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from digitnet_cli import available_cpus
 from digitnet_data import Cells, load_cells, normalize
+from digitnet_learner import evaluate
 from digitnet_sampling import augment, draw_augmentation, draw_epoch
 
 import torch
@@ -110,7 +111,7 @@ def bench_steps(args: argparse.Namespace) -> dict:
             model.train()
             stages = median_stages(functools.partial(step, kind == "bfloat16"), seconds)
             times = {name: value / batch * 1e6 for name, value in stages.items()}
-            whole = median_time(lambda: training.evaluate(model, cells, recipe.label_smoothing), seconds / 3)
+            whole = median_time(lambda: evaluate(model, cells, recipe.label_smoothing), seconds / 3)
             results[f"{plural(threads, 'thread')}, {kind}"] = times | {"evaluation": whole / len(labels) * 1e6}
     rows = [[way, *row.values(), 1e6 / (sum(row.values()) - row["evaluation"])] for way, row in results.items()]
     head = ["", *next(iter(results.values())), "step: cells/s"]
