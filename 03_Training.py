@@ -19,6 +19,7 @@ from digitnet_cli import (
     available_cpus,
     describe_run,
     fraction,
+    keep_freed_memory,
     natural_int,
     positive_float,
     positive_int,
@@ -202,6 +203,7 @@ def main() -> None:
     weights, onnx_file = args.out / f"{args.model}_best.pth", args.out / "sudoku_digitnet.onnx"
 
     if not args.export_only:
+        keep_freed_memory()
         if dist.is_torchelastic_launched():
             join_processes(args.batch_size)
         train_cells = load_cells(args.data / "train")

@@ -24,6 +24,7 @@ from digitnet_cli import (
     argument_parser,
     cpu_flags,
     describe_run,
+    keep_freed_memory,
     positive_float,
     run_script,
     sha256,
@@ -224,6 +225,7 @@ def main() -> None:
     if args.real != parser.get_default("real") and not args.real.is_dir():
         raise UserError(f"no photos in {args.real}: --real (make REAL=) names a folder with boards/ and labels.csv")
 
+    keep_freed_memory()
     limits = Limits(args.max_mae, args.max_abs)
     failures, report = (check_on_any_machine if args.golden else check_beside_pytorch)(args, limits)
     summary = summarise(failures, report["measured"])

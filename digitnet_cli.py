@@ -9,6 +9,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (not pip asks for it, but whoever 
     sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: install a newer one (make doctor tells more)")
 
 import argparse
+import ctypes
 import glob
 import hashlib
 import json
@@ -68,7 +69,9 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     """A parser that shows `description` as it is written and every option with its default."""
 
     class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
+        def _get_help_string(self, action: argparse.Action) -> str:
+            none = action.default is None or action.default is False  # these are no defaults to show
+            return action.help if none else super()._get_help_string(action)
 
     return OneLineParser(description=description, formatter_class=Help, allow_abbrev=False)
 
@@ -121,6 +124,17 @@ def fraction(text: str) -> float:
 def available_cpus() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what a step of PyTorch frees for the next step; without glibc nothing happens.
+
+    By itself it may hand large blocks back to the system, which clears them page by page when they are needed again.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h's names for mallopt, in bytes; 32 MiB is the second one's most
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim_threshold, 512 << 20)
 
 
 def write_file(path: Path | str, write: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from digitnet_cli import available_cpus
+from digitnet_cli import available_cpus, keep_freed_memory
 from digitnet_data import Cells, load_cells, normalize
 from digitnet_learner import evaluate
 from digitnet_sampling import augment, draw_augmentation, draw_epoch
@@ -104,15 +104,19 @@ def bench_steps(args: argparse.Namespace) -> dict:
         optimizer.step()
         yield "optimiser"
 
-    results = {}
-    for threads in sorted({1, available_cpus()}):
+    def measure(threads: int, kind: str) -> dict[str, float]:
         torch.set_num_threads(threads)
+        model.train()
+        stages = median_stages(functools.partial(step, kind == "bfloat16"), seconds)
+        whole = median_time(lambda: evaluate(model, cells, recipe.label_smoothing), seconds / 3)
+        return {name: value / batch * 1e6 for name, value in stages.items()} | {"evaluation": whole / len(labels) * 1e6}
+
+    cpus = available_cpus()
+    results = {f"{plural(cpus, 'thread')}, float32, memory not kept": measure(cpus, "float32")}
+    keep_freed_memory()
+    for threads in sorted({1, cpus}):
         for kind in ("float32", "bfloat16"):
-            model.train()
-            stages = median_stages(functools.partial(step, kind == "bfloat16"), seconds)
-            times = {name: value / batch * 1e6 for name, value in stages.items()}
-            whole = median_time(lambda: evaluate(model, cells, recipe.label_smoothing), seconds / 3)
-            results[f"{plural(threads, 'thread')}, {kind}"] = times | {"evaluation": whole / len(labels) * 1e6}
+            results[f"{plural(threads, 'thread')}, {kind}"] = measure(threads, kind)
     rows = [[way, *row.values(), 1e6 / (sum(row.values()) - row["evaluation"])] for way, row in results.items()]
     head = ["", *next(iter(results.values())), "step: cells/s"]
     table(f"One training step of {batch} cells, microseconds a cell", head, rows)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -142,6 +143,27 @@ def test_the_start_leaves_networks_with_batchnorm_as_they_are():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     start_standardized(model, torch.randn(8, 1, 28, 28))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("keep", "least", "most"), [("", 0, 50), ("keep_freed_memory()", 100, 200)])
+def test_freed_memory_is_kept_for_the_next_step(keep, least, most):
+    """MiB that malloc holds ready, by glibc's mallinfo, when five tensors of 20 MiB each are freed."""
+    code = f"""
+import ctypes, torch
+from digitnet_cli import keep_freed_memory
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in
+        "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+mallinfo = ctypes.CDLL(None).mallinfo
+mallinfo.restype = Mallinfo
+{keep}
+tensors = [torch.zeros(5 * 2**20) for _ in range(5)]
+del tensors
+print(mallinfo().fordblks >> 20)
+"""
+    result = run(sys.executable, "-c", code, cwd=ROOT)
+    assert result.code == 0, result.err
+    assert least <= int(result.out) < most
 
 
 def test_bfloat16_trains_float32_weights(built, tmp_path):
