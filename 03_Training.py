@@ -30,7 +30,7 @@ from digitnet_data import CELL_SIZE, Cells, digest, load_cells, normalize, share
 from digitnet_learner import Learner, evaluate
 from digitnet_model import NETWORKS, load_model, start_standardized
 from digitnet_onnx import export, open_session, run_logits
-from digitnet_processes import check_same_cells, join_processes, processes
+from digitnet_processes import check_same_cells, join_processes, leave_processes, processes
 from digitnet_resume import Signals, fingerprint, read_state, save_weights
 from digitnet_sampling import augment, draw_augmentation, draw_epoch
 from digitnet_scores import describe_scores
@@ -226,7 +226,9 @@ def main() -> None:
         run = fingerprint(matters | {"processes": processes()[1]}, data)
         state_file = args.out / f".{args.model}_state.pth"
         best_state, history = train(args, train_cells, val_cells, run, state_file)
-        if processes()[0]:
+        rank, _ = processes()
+        leave_processes()
+        if rank:
             return  # the first process saves
         best = best_epoch(history)
         print(f"Best val acc: {accuracy(best):.4f}")

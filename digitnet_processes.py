@@ -31,6 +31,12 @@ def join_processes(batch_size: int) -> None:
         raise UserError(f"--batch-size {batch_size} is less than a cell for each of {world} processes: raise it")
 
 
+def leave_processes() -> None:
+    """Ends the connections to the other processes, if there are any; left to Python's exit they may hang it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def check_same_cells(digests: dict[str, str]) -> None:
     """Raises UserError if not all processes have the same `digests` of their cells (digitnet_data.digest)."""
     _, world = processes()
