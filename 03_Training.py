@@ -30,7 +30,7 @@ from digitnet_data import CELL_SIZE, Cells, digest, load_cells, normalize, share
 from digitnet_learner import Learner, evaluate
 from digitnet_model import NETWORKS, load_model, start_standardized
 from digitnet_onnx import export, open_session, run_logits
-from digitnet_processes import check_same_cells, join_processes, leave_processes, processes
+from digitnet_processes import check_same_cells, exit_at_once, join_processes, processes
 from digitnet_resume import Signals, fingerprint, read_state, save_weights
 from digitnet_sampling import augment, draw_augmentation, draw_epoch
 from digitnet_scores import describe_scores
@@ -226,10 +226,8 @@ def main() -> None:
         run = fingerprint(matters | {"processes": processes()[1]}, data)
         state_file = args.out / f".{args.model}_state.pth"
         best_state, history = train(args, train_cells, val_cells, run, state_file)
-        rank, _ = processes()
-        leave_processes()
-        if rank:
-            return  # the first process saves
+        if processes()[0]:
+            return exit_at_once()  # the first process saves
         best = best_epoch(history)
         print(f"Best val acc: {accuracy(best):.4f}")
         print(f"  epoch {best['epoch']}: {describe_scores(best['val'])}")
@@ -239,7 +237,7 @@ def main() -> None:
         state_file.unlink(missing_ok=True)
         print(f"Saved: {weights}")
     if args.train_only:
-        return
+        return exit_at_once()
 
     model = load_model(weights)
     export(model, onnx_file)
@@ -248,6 +246,7 @@ def main() -> None:
     with torch.inference_mode():
         difference = run_logits(open_session(onnx_file), x.numpy()) - model(x).numpy()
     print("Parity MAE:", np.abs(difference).mean())
+    return exit_at_once()
 
 
 if __name__ == "__main__":
