@@ -90,8 +90,14 @@ def train(
     first = draw_epoch(labels, args.batch_size, args.blank_share, torch.Generator().manual_seed(args.seed * 100_003))
     start_standardized(model, normalize(pixels[first]))
     steps = -(-len(labels) // args.batch_size)
-    schedule = dict(lr=args.lr, steps=args.epochs * steps, warm_up=args.warm_up)
-    learner = Learner(model, **schedule, weight_decay=WEIGHT_DECAY, averaging=AVERAGING)
+    learner = Learner(
+        model,
+        lr=args.lr,
+        steps=args.epochs * steps,
+        warm_up=args.warm_up,
+        weight_decay=WEIGHT_DECAY,
+        averaging=AVERAGING,
+    )
 
     history, best_state, seconds, begun = [], None, 0.0, None  # begun: how far an interrupted epoch came
     states = [read_state(state_file, run) if rank == 0 else None]
@@ -227,7 +233,7 @@ def main() -> None:
         state_file = args.out / f".{args.model}_state.pth"
         best_state, history = train(args, train_cells, val_cells, run, state_file)
         if processes()[0]:
-            return exit_at_once()  # the first process saves
+            return  # the first process saves
         best = best_epoch(history)
         print(f"Best val acc: {accuracy(best):.4f}")
         print(f"  epoch {best['epoch']}: {describe_scores(best['val'])}")
@@ -237,7 +243,7 @@ def main() -> None:
         state_file.unlink(missing_ok=True)
         print(f"Saved: {weights}")
     if args.train_only:
-        return exit_at_once()
+        return
 
     model = load_model(weights)
     export(model, onnx_file)
@@ -246,8 +252,13 @@ def main() -> None:
     with torch.inference_mode():
         difference = run_logits(open_session(onnx_file), x.numpy()) - model(x).numpy()
     print("Parity MAE:", np.abs(difference).mean())
-    return exit_at_once()
+
+
+def run_main() -> None:
+    """main(); under torchrun, nothing of Python's own end after it."""
+    main()
+    exit_at_once()
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(run_main)

@@ -35,7 +35,7 @@ def test_steps_are_measured_in_every_way_and_added_to_the_report(built, tmp_path
     assert steps["quick"] and steps["run"]["cpus"] == available_cpus()
     threads = {f"{n} thread{'s' * (n > 1)}" for n in (1, available_cpus())}
     ways = {f"{name}, {kind}" for name in threads for kind in ("float32", "bfloat16")}
-    assert set(steps["results"]) - ways == {f"{max(threads)}, float32, memory not kept"} and len(steps["results"]) > 4
+    assert set(steps["results"]) == ways | {f"{max(threads)}, float32, memory not kept"}
     for way, stages in steps["results"].items():
         assert list(stages) == STAGES and all(value > 0 for value in stages.values()), way
 
