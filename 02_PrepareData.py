@@ -11,7 +11,7 @@ bytes, whatever the number of workers.
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
 cut off each side (as its grid processor does).
---style photo: one photo of a newspaper's board for each puzzle (digitnet_photo.py), most cut at 0, 6 or 12 %.
+--style photo: one photo of a newspaper's board for each puzzle (pages/camera.py), most cut at 0, 6 or 12 %.
 A drawn puzzle serves for five boards: its digits renamed, turned, some with more givens, as printed solutions
 have. The pages of the first 100 training puzzles are kept, and those of all for validation.
 """
@@ -39,10 +39,10 @@ from digitnet_cli import (
     write_json,
 )
 from digitnet_data import BOARD_SIDE, MARKER, PREPARED, REAL_BOARDS, cut_cells, rectify
-from digitnet_fonts import load_fonts
-from digitnet_photo import Photo, cut_photo, take_photo
-from digitnet_puzzles import draw_puzzle, read_puzzles, vary_puzzle
-from digitnet_tutorial import FACES, STEP, draw_page, photograph
+from pages.fonts import load_fonts
+from pages.camera import Photo, cut_photo, take_photo
+from pages.puzzles import draw_puzzle, read_puzzles, vary_puzzle
+from pages.tutorial import FACES, STEP, draw_page, photograph
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 
-# Settings of the tutorial's pages; those of print and camera stand in digitnet_tutorial.py.
+# Settings of the tutorial's pages; those of print and camera stand in pages/tutorial.py.
 # Cells are cut both ways: (side of the straightened board in pixels, part cut off each side of a cell).
 FRAMINGS = ((9 * STEP, 0.0), (BOARD_SIDE, 0.12))
 

@@ -58,11 +58,12 @@ option = $(if $(2),$(1) $(2))
 TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run
 
 # --- files ---
-# The scripts, with what they import.
-DRAWING    := 02_PrepareData.py $(addprefix digitnet_,$(addsuffix .py,tutorial photo paper fonts puzzles data cli))
-TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,learner sampling scores resume processes model data onnx cli))
-CHECKING   := 04_Parity.py $(addprefix digitnet_,$(addsuffix .py,reference golden scores model data onnx cli))
-READING    := 05_Evaluate.py $(addprefix digitnet_,$(addsuffix .py,pictures scores data onnx cli))
+# Each script with the modules that it may import.
+SHARED     := digitnet_data.py digitnet_cli.py
+DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) $(SHARED)
+TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,learner sampling resume processes scores model onnx)) $(SHARED)
+CHECKING   := 04_Parity.py $(addprefix digitnet_,$(addsuffix .py,reference golden scores model onnx)) $(SHARED)
+READING    := 05_Evaluate.py digitnet_pictures.py digitnet_scores.py digitnet_onnx.py $(SHARED)
 PREPARED   := $(DATA)/prepared.json
 LABELS     := $(wildcard $(or $(REAL),data/real)/labels.csv)
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth

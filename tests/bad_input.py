@@ -6,7 +6,7 @@ import shutil
 import struct
 import zlib
 
-from digitnet_puzzles import draw_puzzle
+from pages.puzzles import draw_puzzle
 
 import cv2
 import numpy as np

@@ -5,10 +5,10 @@ import json
 
 from digitnet_cli import UserError
 from digitnet_data import BOARD_SIDE, load_cells, rectify
-from digitnet_fonts import draw_glyphs, font_files, load_fonts
-from digitnet_paper import BOARD, EDGE, STEP, draw_board
-from digitnet_photo import MARGIN_RANGE, cut_photo, photograph, take_photo
-from digitnet_puzzles import draw_puzzle, solutions, vary_puzzle
+from pages.fonts import draw_glyphs, font_files, load_fonts
+from pages.newspaper import BOARD, EDGE, STEP, draw_board
+from pages.camera import MARGIN_RANGE, cut_photo, photograph, take_photo
+from pages.puzzles import draw_puzzle, solutions, vary_puzzle
 
 import cv2
 import numpy as np

@@ -3,7 +3,7 @@
 import csv
 
 from digitnet_data import cut_cells, load_cells, rectify
-from digitnet_puzzles import GIVENS, draw_puzzle, solutions
+from pages.puzzles import GIVENS, draw_puzzle, solutions
 
 import cv2
 import numpy as np

@@ -111,7 +111,7 @@ def test_commands_are_found_as_a_reader_would():
 
 def test_every_command_runs(copy: Copy, request: pytest.FixtureRequest, count):
     numbered = "p.draw_puzzle(numpy.random.default_rng(i))"
-    code = f"import numpy, digitnet_puzzles as p; [print({numbered}) for i in range(40)]"
+    code = f"import numpy, pages.puzzles as p; [print({numbered}) for i in range(40)]"
     puzzles = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     (copy.folder / "my.txt").write_text(puzzles.stdout)  # the reader's own
     listed = in_blocks(README) + in_the_text(README)

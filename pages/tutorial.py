@@ -4,7 +4,7 @@ import io
 from functools import cache
 
 from digitnet_data import rectangle
-from digitnet_fonts import family, font_files
+from pages.fonts import family, font_files
 
 import cv2
 import numpy as np

@@ -8,7 +8,7 @@ per process from fixed seeds, and each page takes a random part of it: that is m
 from functools import cache
 
 from digitnet_data import rectangle
-from digitnet_fonts import load_fonts, open_font
+from pages.fonts import load_fonts, open_font
 
 import cv2
 import numpy as np

@@ -3,15 +3,15 @@
     draw_glyphs -> draw_board -> age_paper -> photograph -> cut_photo
     nine digits    a print       texture, ..   the view      81 cells
 
-The first is in digitnet_fonts.py, the next two are in digitnet_paper.py.
+The first is in pages/fonts.py, the next two are in pages/newspaper.py.
 The effects' ranges come from looking at photographed newspapers; docs/experiments.md says what each brought.
 """
 
 from typing import NamedTuple
 
 from digitnet_data import BOARD_SIDE, cut_cells, rectify
-from digitnet_fonts import Font, draw_glyphs, pick_file
-from digitnet_paper import BOARD, age_paper, chance, draw_board, edge_or_fold, noise_bank, part
+from pages.fonts import Font, draw_glyphs, pick_file
+from pages.newspaper import BOARD, age_paper, chance, draw_board, edge_or_fold, noise_bank, part
 
 import cv2
 import numpy as np
