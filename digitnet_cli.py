@@ -1,17 +1,18 @@
-"""What every script needs around its work: options, mistakes told in one line, files written whole, reports.
+"""What every script shares: options, errors in one line, files written whole, JSON reports.
 
-Scripts import this module before any package: then an old Python or a missing package is told in one line, too.
+Standard library only, so that a script can read its options before it imports a package.
 """
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 (not pip asks for it, but whoever types `python3 03_Training.py`)
-    sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: install a newer one (make doctor tells more)")
+if sys.version_info < (3, 11):  # noqa: UP036 (pip does not ask for it, but a reader may type `python3 03_Training.py`)
+    sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: `make doctor` says what to do")
 
 import argparse
 import ctypes
 import glob
 import hashlib
+import io
 import json
 import os
 import platform
@@ -21,33 +22,38 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
     """A mistake that the user can mend: the message says what is wrong, where, and what to do."""
 
 
-def explain_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """sys.excepthook: a package that is not installed is told in one line; all else as Python does."""
+def start_script() -> None:
+    """Prepare the process of a script; call this before any package is imported."""
+    sys.excepthook = report_missing_package
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        sys.stdout.reconfigure(line_buffering=True)  # each line is seen as soon as it is known, in a pipe too
+
+
+def report_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print one line if a package is not installed, and all other exceptions as Python does (a sys.excepthook)."""
     if not isinstance(error, ModuleNotFoundError):
         return sys.__excepthook__(kind, error, trace)
-    print(
-        f"{os.path.basename(sys.argv[0])}: {sys.executable} has no package {error.name}: "
-        "use .venv/bin/python, which `make` fills, or python3 -m pip install -r requirements.txt",
-        file=sys.stderr,
-    )
+    cure = "run `make`, which installs it into .venv, then use .venv/bin/python"
+    if sys.prefix != sys.base_prefix:  # a virtual environment, where pip works
+        cure = f"{sys.executable} -m pip install -r requirements.txt"
+    print(f"{os.path.basename(sys.argv[0])}: {sys.executable} has no package {error.name}: {cure}", file=sys.stderr)
 
 
-sys.excepthook = explain_uncaught
-
-
-def run_script(main: Callable[[], int | None]) -> None:
-    """Runs a script's main(); the user's mistakes end in one line on stderr and exit code 1, no traceback."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
-    sys.stdout.reconfigure(line_buffering=True)  # a line is seen when it is known, in a pipe too
+def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> NoReturn:
+    """Run a script's main and exit; the user's mistakes end in one line on stderr and exit code 1, no traceback."""
     script = os.path.basename(sys.argv[0])
     try:
-        sys.exit(main())
+        main(args)
+        sys.exit(0)
     except UserError as error:
         sys.exit(f"{script}: {error}")
     except OSError as error:
@@ -59,25 +65,25 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse, but wrong usage is answered in one line (exit code 2)."""
+    """An argparse parser that answers wrong usage in one line (exit code 2)."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def argument_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that shows `description` as it is written and every option with its default."""
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help shows `description` as it is written and every option with its default."""
 
     class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        def _get_help_string(self, action: argparse.Action) -> str:
-            none = action.default is None or action.default is False  # these are no defaults to show
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            none = action.default is None or action.default is False  # there is no default to show
             return action.help if none else super()._get_help_string(action)
 
     return OneLineParser(description=description, formatter_class=Help, allow_abbrev=False)
 
 
 def whole_number(text: str, lowest: int) -> int:
-    """Reads a whole number of at least `lowest`, below 2 ** 31; for argparse, which tells the user what was wrong."""
+    """Read a whole number from `lowest` to 2**31 - 1. Raises ArgumentTypeError, whose message argparse prints."""
     try:
         value = int(text)
     except ValueError:
@@ -90,17 +96,17 @@ def whole_number(text: str, lowest: int) -> int:
 
 
 def positive_int(text: str) -> int:
-    """argparse type: a whole number of at least 1."""
+    """Read a whole number of at least 1 (an argparse type)."""
     return whole_number(text, 1)
 
 
-def natural_int(text: str) -> int:
-    """argparse type: a whole number of at least 0."""
+def non_negative_int(text: str) -> int:
+    """Read a whole number of at least 0 (an argparse type)."""
     return whole_number(text, 0)
 
 
 def positive_float(text: str) -> float:
-    """argparse type: a finite number above 0."""
+    """Read a finite number above 0 (an argparse type)."""
     try:
         value = float(text)
     except ValueError:
@@ -111,7 +117,7 @@ def positive_float(text: str) -> float:
 
 
 def fraction(text: str) -> float:
-    """argparse type: a number from 0 to below 1."""
+    """Read a number from 0 to below 1 (an argparse type)."""
     try:
         value = float(text)
     except ValueError:
@@ -122,23 +128,23 @@ def fraction(text: str) -> float:
 
 
 def available_cpus() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what a step of PyTorch frees for the next step; without glibc nothing happens.
+    """Have glibc keep the memory that a step of PyTorch frees for the next step; do nothing without glibc.
 
-    By itself it may hand large blocks back to the system, which clears them page by page when they are needed again.
+    glibc may otherwise return large blocks to the system, which clears them page by page when they are needed again.
     """
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h's names for mallopt, in bytes; 32 MiB is the second one's most
+    trim_threshold, mmap_threshold = -1, -3  # mallopt's parameters in malloc.h, in bytes; 32 MiB is the second's limit
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(mmap_threshold, 32 << 20)
         mallopt(trim_threshold, 512 << 20)
 
 
-def write_file(path: Path | str, write: Callable[[str], None]) -> None:
-    """Calls write(temporary name in the same folder), then renames: `path` is whole or as it was before."""
+def write_file(path: Path | str, write: Callable[[str], object]) -> None:
+    """Call write(temporary name in the same folder), then rename: `path` is whole or as it was before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
@@ -155,19 +161,24 @@ def write_file(path: Path | str, write: Callable[[str], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, content: dict) -> None:
-    """`content` as indented JSON, written whole or not at all."""
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
     write_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the beginning of a library's message, on one line."""
+    return " ".join(str(error).split())[:200]
+
+
 def sha256(path: Path | str) -> str:
-    """Hex SHA-256 of a file."""
+    """Return the hex SHA-256 of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def describe_run() -> dict:
-    """Where and when this ran, for the JSON reports: date, machine, CPU cores, versions, command."""
+    """Return where and when this ran, for the JSON reports: date, machine, CPU cores, versions, command."""
     packages = ["torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "opencv-python-headless"]
     versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     return {
@@ -182,7 +193,7 @@ def describe_run() -> dict:
 
 
 def cpuinfo() -> list[str]:
-    """The lines of /proc/cpuinfo; none where there is no such file."""
+    """Return the lines of /proc/cpuinfo, none where there is no such file."""
     try:
         return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -190,7 +201,7 @@ def cpuinfo() -> list[str]:
 
 
 def processor_name() -> str:
-    """What /proc/cpuinfo calls the processor; on Arm, where it has no name, its part number."""
+    """Return the processor's name in /proc/cpuinfo; on Arm, which has no name there, its part number."""
     if not (lines := cpuinfo()):
         return platform.processor()
     names = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -198,7 +209,7 @@ def processor_name() -> str:
 
 
 def cpu_flags() -> str:
-    """The processor's features that change how sums are made: vector units and short floats; "" where unknown."""
+    """Return the processor's features that change how sums are rounded: vector units, short floats; "" if unknown."""
     flags = next((line.partition(":")[2] for line in cpuinfo() if line.startswith(("flags", "Features"))), "")
     wanted = re.compile("sse4|avx|fma|f16c|amx|asimd|sve|sme|bf16|i8mm|fphp|atomics")
     return " ".join(flag for flag in flags.split() if wanted.match(flag))

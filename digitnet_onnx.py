@@ -1,6 +1,6 @@
-"""The exported file: the contract that later chapters and the Android app rely on, how it is written and run.
+"""From weights to the ONNX file that later chapters and the Android app rely on: load, export, check, run.
 
-Running needs numpy and onnxruntime alone; checking the contract loads onnx, and writing loads torch.
+Running needs numpy and onnxruntime alone; checking the contract loads onnx; loading weights and exporting load torch.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitnet_cli import UserError, available_cpus, write_file
-from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
-
 import numpy as np
 import onnxruntime
+
+from digitnet_cli import UserError, available_cpus, first_line, write_file
+from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
 
 if TYPE_CHECKING:
     import onnx
@@ -26,49 +26,44 @@ MAX_THREADS = 4  # 81 cells are too little work for more
 MAX_BATCH = 512  # cells in one run: bounds the memory
 
 
-def open_session(path: Path | str, threads: int | None = None, optimise: bool = True) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, with the options that read one board of 81 cells fastest (bench/bench.py measures them).
+def open_session(path: Path | str, threads: int | None = None, optimize: bool = True) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on the CPU with the options that read a board of 81 cells fastest (bench/bench.py).
 
     `threads`: all cores up to MAX_THREADS if None. They spin while they wait for the next board; where the
     cores have other work, one thread is the better choice.
-    `optimise=False` runs the graph as it was exported, so that a fault can be told from one of the optimiser's.
+    `optimize=False` runs the graph as it was exported, which separates its faults from the optimizer's.
     Raises UserError if the file is missing or ONNX Runtime cannot load it.
     """
     if not Path(path).is_file():
         raise UserError(f"no ONNX file {path}: make it with `make export` (or python3 03_Training.py)")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or min(available_cpus(), MAX_THREADS)
     options.log_severity_level = 4  # errors are raised, and on a Pi it warns of a GPU that is not there
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
         raise UserError(
-            f"{path} is not an ONNX file that ONNX Runtime can load: export it again ({in_short(error)})"
+            f"{path} is not an ONNX file that ONNX Runtime can load: export it again ({first_line(error)})"
         ) from None
 
 
-def in_short(error: Exception) -> str:
-    """The beginning of a library's message, on one line."""
-    return " ".join(str(error).split())[:200]
-
-
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
-    """Normalized cells, float32 [N, 1, 28, 28] -> logits, float32 [N, 10], in runs of `batch` cells and the rest."""
+    """Run normalized cells, float32 [N, 1, 28, 28] -> logits, float32 [N, 10], `batch` cells at a time."""
     parts = [inputs[i : i + batch] for i in range(0, len(inputs), batch)]
     return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: part})[0] for part in parts])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Logits [N, 10] -> probabilities [N, 10], as clients compute them."""
+    """Turn logits [N, 10] into probabilities [N, 10], as clients do."""
     with np.errstate(invalid="ignore"):  # logits that are not finite give NaN: for the caller to refuse
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 cells [N, 28, 28] -> the best class, int64 [N], and its softmax probability, float32 [N]."""
+    """Read uint8 cells [N, 28, 28] -> the best class, int64 [N], and its softmax probability, float32 [N]."""
     if failures := signature_failures(session):
         path = getattr(session, "_model_path", "the ONNX file")
         raise UserError(f"{path} is not a digit recogniser: {'; '.join(failures)}: give the file that was exported")
@@ -78,7 +73,7 @@ def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple
 
 
 def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
-    """What ONNX Runtime itself sees of a broken contract: names, types and dimensions of input and output."""
+    """List what ONNX Runtime itself sees of a broken contract: names, types, dimensions of input and output."""
     failures = []
     for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
         name, sizes = SIGNATURE[role]
@@ -88,18 +83,44 @@ def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
     return failures
 
 
-# --- the contract ---------------------------------------------------------------------------------
+# --- weights and export -----------------------------------------------------------------------
+
+
+def load_model(path: Path | str) -> torch.nn.Module:
+    """Return the network whose state_dict lies at `path`, in eval mode; never run code from the file.
+
+    Raises UserError if the file is missing, no state_dict, of another network, or holds a value that is not finite.
+    """
+    import torch
+
+    from digitnet_model import NETWORKS
+
+    if not Path(path).is_file():
+        raise UserError(f"no weights {path}: make them with `make train` (or python3 03_Training.py)")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        shapes = {key: value.shape for key, value in state.items()}
+    except Exception as error:  # pickle's, zip's and torch's errors have no common base class
+        raise UserError(f"{path} is not a readable state_dict: train again ({first_line(error)})") from None
+    for network in NETWORKS.values():
+        model = network()
+        if shapes == {key: value.shape for key, value in model.state_dict().items()}:
+            model.load_state_dict(state)
+            if not all(value.isfinite().all() for value in state.values()):
+                raise UserError(f"{path} holds weights that are not finite: train again")
+            return model.eval()
+    raise UserError(f"{path} holds weights of another network than {' or '.join(NETWORKS)}: train again")
 
 
 def export(model: torch.nn.Module, path: Path) -> None:
-    """Writes `model`, BatchNorm folded, as the one ONNX file of the contract; the old file stays if that fails.
+    """Write `model`, BatchNorm folded, as the one ONNX file of the contract; the old file stays if that fails.
 
-    Raises UserError if the exporter fails or does not keep the contract, as when it falls back to another opset with
-    a warning.
+    Raises UserError if the exporter fails or breaks the contract, as when it falls back to another opset with a
+    warning.
     """
-    from digitnet_model import fold_batchnorm
-
     import torch
+
+    from digitnet_model import fold_batchnorm
 
     def write(name: str) -> None:
         try:
@@ -115,11 +136,11 @@ def export(model: torch.nn.Module, path: Path) -> None:
                 dynamic_shapes={"x": {0: torch.export.Dim("N")}},
             )
         except Exception as error:  # the exporter's errors have no common base class
-            cause = error
-            while cause.__cause__ or cause.__context__:
-                cause = cause.__cause__ or cause.__context__
-            told = f"{type(cause).__name__}: {in_short(cause)}"
-            raise UserError(f"the exporter failed, {path} is as it was: {told}") from error
+            cause: BaseException = error
+            while inner := cause.__cause__ or cause.__context__:
+                cause = inner
+            reason = f"{type(cause).__name__}: {first_line(cause)}"
+            raise UserError(f"the exporter failed, {path} is as it was: {reason}") from error
         drop_traces(name)
         if failures := contract_failures(name):
             raise UserError(f"the exporter broke the contract, {path} is as it was: {'; '.join(failures)}")
@@ -129,10 +150,7 @@ def export(model: torch.nn.Module, path: Path) -> None:
 
 
 def drop_traces(path: str) -> None:
-    """Removes what the exporter notes of the source code: it names folders of this machine, and is a third of the file.
-
-    Without it the same weights give the same bytes wherever they are exported.
-    """
+    """Remove the exporter's notes on the source code: they name folders of this machine and are a third of the file."""
     import onnx
 
     model = onnx.load(path)
@@ -142,32 +160,35 @@ def drop_traces(path: str) -> None:
     onnx.save(model, path)
 
 
-def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:
-    """Every way in which the file at `path` breaks the contract, one line each; empty if it keeps it.
+# --- the contract -----------------------------------------------------------------------------
 
-    With `weights` (the state_dict's arrays by name) also every weight that the file lacks, adds or holds otherwise,
-    bit for bit: one that no answer depends on today may matter for tomorrow's photo.
+
+def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:
+    """List every way in which the file at `path` breaks the contract, one line each; empty if it keeps it.
+
+    With `weights` (the state_dict's arrays by name) also every weight that the file lacks, adds or holds with other
+    bits, since a weight that these inputs do not use may matter for others.
     """
     import onnx  # only here: running the file does not need it
 
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors have no common base class
-        return [f"it is not an ONNX file: {in_short(error)}"]
+        return [f"it is not an ONNX file: {first_line(error)}"]
     graph = model.graph
     outside = [t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     if outside:  # the checker would look for that file, and the file may be lost when this one is copied
         return [f"weights lie in another file: {', '.join(outside)}"]
 
-    failures = []
-    free = set()  # names of the dimensions that are not fixed, in all of the graph
+    failures: list[str] = []
+    free: set[str] = set()  # names of the dimensions that are not fixed, in all of the graph
     try:
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
         for value in [*inferred.input, *inferred.output, *inferred.value_info]:
             free |= {dim for dim in dimensions(value) if not isinstance(dim, int)}
     except Exception as error:  # the checker's and the shape inference's errors have no common base class
-        failures.append(f"onnx.checker refuses it: {in_short(error)}")
+        failures.append(f"onnx.checker refuses it: {first_line(error)}")
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != {"": OPSET}:
         failures.append(f"operator sets are {opsets}, not opset {OPSET} alone")
@@ -197,12 +218,12 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
 
 
 def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
-    """A tensor's dimensions: numbers, or the names of free ones ("" if it has none)."""
+    """Return a tensor's dimensions: numbers, or the names of free ones ("" if it has none)."""
     return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
 
 
 def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Every tensor that is written into the graph, by name: initialisers, and what its nodes carry themselves."""
+    """Return every tensor written into the graph, by name: initializers, and constants of its nodes."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -210,12 +231,12 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         tensors |= {f"{node.output[0]} ({node.op_type})": a.t for a in node.attribute if a.HasField("t")}
     try:
         return {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
-    except Exception:  # a tensor of another length than its dimensions say: the checker has told it
+    except Exception:  # a tensor of another length than its dimensions say: the checker reports it
         return {}
 
 
 def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> list[str]:
-    """Each of `weights` that `held` lacks or has otherwise, and each further float array: a line each."""
+    """List each of `weights` that `held` lacks or differs in, and each further float array: a line each."""
     failures = []
     for name, expected in weights.items():
         found = held.get(name)

@@ -1,0 +1,246 @@
+"""The importable half of 03_Training.py: batches, augmentation, training state, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from digitnet_cli import UserError, first_line, sha256, write_file
+from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
+from digitnet_model import DigitNet
+from digitnet_scores import score
+
+EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's caches and are slower
+ROOT = Path(__file__).resolve().parent
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+def draw_epoch(labels: torch.Tensor, count: int, blank_fraction: float, generator: torch.Generator) -> torch.Tensor:
+    """Draw the indices of an epoch's cells, int64 [count]: `blank_fraction` blank, all digits equally often."""
+    members, sizes = labels.argsort(stable=True), torch.bincount(labels, minlength=NUM_CLASSES)
+    shares = torch.full((NUM_CLASSES,), (1 - blank_fraction) / (NUM_CLASSES - 1))
+    shares[BLANK] = blank_fraction
+    classes = torch.multinomial(shares, count, replacement=True, generator=generator)
+    within = torch.randint(2**62, (count,), generator=generator) % sizes[classes]
+    return members[(sizes.cumsum(0) - sizes)[classes] + within]
+
+
+def draw_augmentation(
+    n: int, generator: torch.Generator, degrees: float, translate: float, scale: float, blur_probability: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw what `augment` does to `n` cells: affine maps, float32 [n, 2, 3], and which to blur, bool [n].
+
+    Angles are within ±`degrees`, shifts within ±`translate` of the side, sizes within ±`scale` of the size.
+    """
+
+    def uniform(limit: float, *shape: int) -> torch.Tensor:
+        return torch.empty(shape).uniform_(-limit, limit, generator=generator)
+
+    angle, size = uniform(degrees * torch.pi / 180, n), 1 + uniform(scale, n)
+    cos, sin = angle.cos() * size, angle.sin() * size
+    shift = uniform(2 * translate, n, 2)  # grid_sample's coordinates run from -1 to 1
+    affine = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
+    return affine, torch.rand(n, generator=generator) < blur_probability
+
+
+def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
+    """Apply `draw_augmentation` to cells, float32 [N, 1, 28, 28].
+
+    Pixels beyond the edge are reflected, so a cell cut too wide shows its line and the paper beyond it, as on a
+    page. A constant fill, as of torchvision's RandomAffine, would put grey wedges into the corners.
+    """
+    grid = F.affine_grid(affine, list(cells.shape), align_corners=False)
+    cells = F.grid_sample(cells, grid, padding_mode="reflection", align_corners=False)
+    if blurred.any():
+        kernel = cells.new_tensor([0.25, 0.5, 0.25])  # a 3-tap Gaussian, sigma 0.85 pixels
+        padded = F.pad(cells[blurred], (1, 1, 1, 1), mode="replicate")
+        cells[blurred] = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 3)), kernel.view(1, 1, 3, 1))
+    return cells
+
+
+# --- the network while it learns --------------------------------------------------------------
+
+
+def data_dependent_init(model: nn.Module, x: torch.Tensor) -> None:
+    """Scale and shift each convolution so that its outputs on `x` have mean 0 and deviation 1 in every channel.
+
+    Convolutions without a bias are left alone: BatchNorm follows them. A network without BatchNorm then learns
+    from its first step. Source: Salimans and Kingma, "Weight Normalization" (2016).
+    """
+
+    def standardize(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+        assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+        std, mean = torch.std_mean(output, dim=(0, 2, 3), keepdim=True)
+        layer.weight /= std.view(-1, 1, 1, 1)
+        layer.bias.sub_(mean.flatten()).div_(std.flatten())
+        return (output - mean) / std
+
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+    hooks = [convolution.register_forward_hook(standardize) for convolution in convolutions]
+    with torch.no_grad():
+        model.eval()(x)
+    for hook in hooks:
+        hook.remove()
+
+
+def faster_in_training(model: nn.Module) -> nn.Module:
+    """Return a network with `model`'s own parameters that gives equal logits and gradients and trains faster.
+
+    For DigitNet it takes a third less time per step: ReLU after the pool has a quarter of the values to do, with
+    the same result, and the gradient of AvgPool2d stays channels_last. Other networks are returned as they are.
+    """
+    if not isinstance(model, DigitNet):
+        return model
+    conv1, relu1, max_pool, conv2, relu2, _, flatten, linear = model.net
+    return nn.Sequential(conv1, max_pool, relu1, conv2, relu2, nn.AvgPool2d(14), flatten, linear)
+
+
+class TrainState:
+    """All that a training step changes: model, moving average of its weights, optimizer, learning rate schedule.
+
+    `ema_decay` is the moving average's decay per step. `steps` is the length of the whole training; the learning
+    rate rises to `lr` during the first `warmup_fraction` of it, then falls (OneCycle).
+    """
+
+    def __init__(
+        self, model: nn.Module, lr: float, steps: int, warmup_fraction: float, weight_decay: float, ema_decay: float
+    ) -> None:
+        self.model = model
+        self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=lr, total_steps=steps, pct_start=warmup_fraction
+        )
+
+    def parts(self) -> dict[str, Any]:
+        return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on, except the cells."""
+        return {name: part.state_dict() for name, part in self.parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+
+    def ema_weights(self) -> dict[str, torch.Tensor]:
+        """Copy the averaged weights: a state_dict of the network."""
+        weights = self.ema.module.state_dict()
+        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+class Processes:
+    """The processes that torchrun started, each of which computes its share of every batch.
+
+    In a single process, the usual case, a share is everything and the other methods change nothing.
+    """
+
+    def __init__(self) -> None:
+        if dist.is_torchelastic_launched():
+            dist.init_process_group("gloo")
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.share = slice(self.rank, None, self.world_size)
+        if self.rank:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only the first process prints)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return `model` so that each backward pass averages the gradients over the processes."""
+        return nn.parallel.DistributedDataParallel(model) if self.world_size > 1 else model
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up `values` over the processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the `value` of every process, in the order of their ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def check(self, batch_size: int, data: dict[str, str]) -> None:
+        """Raise UserError if a batch has no equal shares, or if the processes loaded different cells."""
+        if batch_size % self.world_size:
+            raise UserError(
+                f"--batch-size {batch_size} cannot be shared equally by {self.world_size} processes: "
+                f"use a multiple, such as {self.world_size * max(1, batch_size // self.world_size)}"
+            )
+        for rank, other in enumerate(self.gather(data)):
+            if other != data:
+                raise UserError(
+                    f"process {rank} has other cells than process {self.rank}: copy the same data to every machine"
+                )
+
+    def end(self) -> None:
+        """Exit at once with code 0 if torchrun started this process: gloo's threads may hang Python's own exit."""
+        if dist.is_torchelastic_launched():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+
+def evaluate(model: nn.Module, cells: Cells, label_smoothing: float, processes: Processes) -> dict:
+    """Return loss and errors of `model` on all `cells`, as counts: of cells, of digits, of blanks, of boards."""
+    model.eval()
+    logits = torch.zeros(len(cells.labels), NUM_CLASSES)
+    with torch.no_grad():
+        batches = torch.from_numpy(cells.pixels[processes.share, None]).split(EVALUATION_BATCH)
+        logits[processes.share] = torch.cat([model(normalize(batch)) for batch in batches])
+    processes.sum(logits)  # every process has filled in its own rows
+    loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
+    return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+def fingerprint(settings: dict, data: dict[str, str]) -> dict[str, str]:
+    """Return what must be unchanged for a run to be resumed: settings, SHA-256 of cells and sources, PyTorch."""
+    sources = [ROOT / "03_Training.py", *sorted(ROOT.glob("digitnet_*.py"))]
+    same = {name: json.dumps(value, default=str) for name, value in settings.items()}
+    return same | data | {path.name: sha256(path) for path in sources} | {"PyTorch": str(torch.__version__)}
+
+
+def save_weights(state: dict, path: Path) -> None:
+    """Write `state` with torch.save, whole or not at all; equal states give equal bytes."""
+    buffer = io.BytesIO()  # given a path, torch.save would write the temporary file's name into the file
+    torch.save(state, buffer)
+    write_file(path, lambda name: Path(name).write_bytes(buffer.getvalue()))
+
+
+def read_checkpoint(path: Path, run: dict[str, str]) -> dict | None:
+    """Return the checkpoint at `path`, or None if there is none, or none of this `run` (see `fingerprint`).
+
+    Prints why a checkpoint cannot be used. Never runs code from the file.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["run"]
+    except Exception as error:  # pickle's, zip's and torch's errors have no common base class
+        print(f"{path} cannot be read, so training starts from the beginning ({first_line(error)})")
+        return None
+    if changed := [name for name in run.keys() | saved.keys() if run.get(name) != saved.get(name)]:
+        print(f"{path} was written with another {', '.join(sorted(changed))}: training starts from the beginning")
+        return None
+    return state
