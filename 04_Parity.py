@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Is the ONNX file the same model as the PyTorch weights? Exit code 0 if it is, 1 and every reason if not.
+"""Check that the ONNX file is the same model as the PyTorch weights: exit code 0 if so, 1 and every reason if not.
 
 Contract: onnx.checker with full shape inference, opset, IR version, one file, names, types, the batch as the only
 free dimension, finite weights, and every weight bit for bit that of the state_dict.
-Answers: noise in batches of several sizes, inputs at the ends, all validation cells, all cells of real photos.
-PyTorch in float64 is the judge, so that a difference is laid at the right door: PyTorch's float32, the exported
-graph (ONNX Runtime with its optimiser off), or ONNX Runtime's optimiser (the graph as it ships).
-All failures are collected, then told, one a line. Writes parity.json and, if asked, golden vectors.
+Answers: noise in batches of several sizes, inputs at the ends, all validation cells, all cells of real boards.
+PyTorch in float64 is the reference, so that a mismatch can be attributed to one stage: PyTorch's float32, the
+exported graph (ONNX Runtime with its optimizer off), or ONNX Runtime's optimizer (the graph as it ships).
+Collects every failure and prints one per line. Writes parity.json and, if asked, golden vectors.
 
 On another machine, with numpy and onnxruntime alone (requirements-inference.txt), copy both files there and run
   python3 04_Parity.py --onnx sudoku_digitnet.onnx --golden golden.npz
@@ -19,56 +19,74 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitnet_cli import (
-    UserError,
-    argument_parser,
-    cpu_flags,
-    describe_run,
-    keep_freed_memory,
-    positive_float,
-    run_script,
-    sha256,
-    write_json,
-)
-from digitnet_data import (
-    BLANK_BELOW,
-    REAL_BOARDS,
-    REAL_CUTS,
-    load_boards,
-    load_cells,
-)
-from digitnet_golden import Limits, check_golden, difference, write_golden
-from digitnet_onnx import contract_failures, in_short, open_session, run_logits, softmax
-from digitnet_scores import score
-
-import numpy as np
+from digitnet_cli import argument_parser, positive_float, start_script
 
 if TYPE_CHECKING:
-    from digitnet_reference import Reference
+    from collections.abc import Callable
 
     from onnxruntime import InferenceSession
 
-# Settings. Those of the command line stand in main().
-# A porter's environment may switch PyTorch's float32 to bfloat16, which breaks parity by design.
+# --- settings: those of the command line stand in parse_args -----------------------------------
+# oneDNN's two names for a mode in which PyTorch computes float32 in bfloat16, which breaks parity by design.
 FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
+def parse_args() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the exported model")
+    add("--weights", type=Path, default=Path("artifacts/digitnet_best.pth"), metavar="FILE", help="the state_dict")
+    add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with val/")
+    add("--real", type=Path, metavar="DIR", help="real boards: boards/*.jpg and labels.csv (data/real if not given)")
+    add("--max-mae", type=positive_float, default=1e-4, help="largest mean absolute difference of logits allowed")
+    add("--max-abs", type=positive_float, default=1e-3, help="largest absolute difference of logits allowed")
+    add("--golden", type=Path, metavar="FILE", help="compare with these golden vectors: needs no weights, data, torch")
+    add("--write-golden", type=Path, metavar="FILE", help="write golden vectors there once parity has passed")
+    add("--report", type=Path, metavar="FILE", help="JSON report; parity.json beside the ONNX file if not given")
+    args = parser.parse_args()
+    if args.golden and args.write_golden:
+        parser.error("--golden checks and --write-golden writes: give one of them")
+    return args
+
+
+if __name__ == "__main__":
+    start_script()
+    ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
+
+import numpy as np
+
+from digitnet_cli import UserError, cpu_flags, describe_run, keep_freed_memory, run_script, sha256, write_json
+from digitnet_data import CONFIDENCE_THRESHOLD, CROP_MARGINS, REAL_BOARDS, load_boards, load_cells
+from digitnet_onnx import contract_failures, first_line, load_model, open_session, run_logits, softmax
+from digitnet_parity import (
+    Limits,
+    Reference,
+    check_golden,
+    choose_golden,
+    exported_weights,
+    logit_difference,
+    make_references,
+    write_golden,
+)
+from digitnet_scores import score
+
+
 def fast_math() -> dict[str, str]:
-    """The variables of FAST_MATH that are set, with their values."""
+    """Return the variables of FAST_MATH that are set, with their values."""
     return {name: os.environ[name] for name in FAST_MATH if name in os.environ}
 
 
 def count_changes(reference: Reference, logits: np.ndarray, rounding: float) -> dict:
-    """How many cells get another class in `logits` than from PyTorch, and how many are read otherwise by clients.
+    """Count the cells with another best class, or on another side of the threshold, in `logits` than in PyTorch.
 
-    A cell counts only if float64 is surer of it than `rounding`, the largest difference of two logits: a tie in
-    the last bits may fall either way in any two float32 programs.
+    Ties within `rounding`, the largest difference of two logits, do not count: they may fall either way in any two
+    float32 programs.
     """
-    second, best = np.sort(reference.judge, axis=1)[:, -2:].T
+    second, best = np.sort(reference.float64_logits, axis=1)[:, -2:].T
     sure = best - second > 2 * rounding
-    confident = np.abs(softmax(reference.judge).max(1) - BLANK_BELOW) > rounding
+    confident = np.abs(softmax(reference.float64_logits).max(1) - CONFIDENCE_THRESHOLD) > rounding
     classes = [side.argmax(1) for side in (reference.logits, logits)]
-    blanks = [softmax(side).max(1) < BLANK_BELOW for side in (reference.logits, logits)]
+    blanks = [softmax(side).max(1) < CONFIDENCE_THRESHOLD for side in (reference.logits, logits)]
     return {
         "smallest_margin": float((best - second).min()),
         "different_class": int((np.not_equal(*classes) & sure).sum()),
@@ -76,71 +94,81 @@ def count_changes(reference: Reference, logits: np.ndarray, rounding: float) -> 
     }
 
 
-def compare(
-    reference: Reference, plain: InferenceSession, shipped: InferenceSession, limits: Limits
-) -> tuple[list[str], dict]:
-    """ONNX Runtime without and with its optimiser against PyTorch: every failure in a line, and what was measured."""
-    try:
-        unoptimised, logits = (run_logits(session, reference.inputs, reference.batch) for session in (plain, shipped))
-        result = {"cells": len(reference.inputs), **difference(reference.logits, logits)}
-        errors = {
-            "PyTorch": difference(reference.judge, reference.logits),
-            "exported graph": difference(reference.judge, unoptimised),
-            "as optimised": difference(reference.judge, logits),
-        }
-    except Exception as error:  # onnxruntime's errors have no common base class
-        return [f"{reference.name}: {in_short(error)}"], {}
-
+def attribute(errors: dict[str, dict], result: dict, limits: Limits) -> list[str]:
+    """Return a line for each stage whose logits exceed the limits; `errors` are the stages' differences to float64."""
     failures = []
-    blame = {name: limits.failures(error) for name, error in errors.items()}
-    if blame["PyTorch"]:
+    exceeded = {stage: limits.failures(error) for stage, error in errors.items()}
+    if exceeded["PyTorch"]:
         modes = [f"{name}={value}" for name, value in fast_math().items()]
         cause = f"{' and '.join(modes)} is set: unset it" if modes else f"none of {', '.join(FAST_MATH)} is set"
-        failures.append(f"PyTorch's own float32 is off from float64: {blame['PyTorch']} ({cause})")
-    if blame["exported graph"]:
-        failures.append(f"the exported graph is off from float64 PyTorch: {blame['exported graph']}")
-    elif blame["as optimised"]:
-        failures.append(f"ONNX Runtime's graph optimiser takes it off from float64 PyTorch: {blame['as optimised']}")
-    if not failures and (told := limits.failures(result)):
-        failures.append(f"rounding in PyTorch and ONNX Runtime adds up: {told}")
+        failures.append(f"PyTorch's own float32 is off from float64: {exceeded['PyTorch']} ({cause})")
+    if exceeded["exported graph"]:
+        failures.append(f"the exported graph is off from float64 PyTorch: {exceeded['exported graph']}")
+    elif exceeded["optimized"]:
+        failures.append(f"ONNX Runtime's graph optimizer is off from float64 PyTorch: {exceeded['optimized']}")
+    if not failures and (total := limits.failures(result)):
+        failures.append(f"rounding in PyTorch and ONNX Runtime adds up: {total}")
+    return failures
 
+
+def compare(
+    reference: Reference, unoptimized: InferenceSession, optimized: InferenceSession, limits: Limits
+) -> tuple[list[str], dict]:
+    """Compare ONNX Runtime, without and with its optimizer, with PyTorch: failures by line, and what was measured."""
+    try:
+        graph_logits = run_logits(unoptimized, reference.inputs, reference.batch)
+        logits = run_logits(optimized, reference.inputs, reference.batch)
+        result: dict = {"cells": len(reference.inputs), **logit_difference(reference.logits, logits)}
+        errors = {
+            "PyTorch": logit_difference(reference.float64_logits, reference.logits),
+            "exported graph": logit_difference(reference.float64_logits, graph_logits),
+            "optimized": logit_difference(reference.float64_logits, logits),
+        }
+    except Exception as error:  # onnxruntime's errors have no common base class
+        return [f"{reference.name}: {first_line(error)}"], {}
+
+    failures = attribute(errors, result, limits)
     if reference.cells:
         result |= count_changes(reference, logits, result["max_abs"])
         if result["different_class"]:
             failures.append(f"{result['different_class']} of {len(logits):,} get another class")
         if result["different_blank"]:
-            failures.append(f"{result['different_blank']} of {len(logits):,} change sides of {BLANK_BELOW}")
+            failures.append(f"{result['different_blank']} of {len(logits):,} change sides of {CONFIDENCE_THRESHOLD}")
         for side, answers in (("pytorch", reference.logits), ("onnx", logits)):
             result[side] = score(reference.cells, answers.argmax(1))
-    result["max_error_to_float64"] = {name: error["max_abs"] for name, error in errors.items()}
+    result["max_error_to_float64"] = {stage: error["max_abs"] for stage, error in errors.items()}
     return [f"{reference.name}: {failure}" for failure in failures], result
 
 
 def check(
-    onnx_file: Path, weights: dict[str, np.ndarray], references: list[Reference], limits: Limits, told=print
+    onnx_file: Path,
+    weights: dict[str, np.ndarray],
+    references: list[Reference],
+    limits: Limits,
+    log: Callable[[str], None] = print,
 ) -> tuple[list[str], dict[str, dict]]:
-    """All of parity: every failure in a line, and the measurements by set; `told` gets each line for people.
+    """Check all of parity: every failure as a line, and the measurements by set; `log` gets the table's lines.
 
     Raises UserError, with all that was found, if ONNX Runtime cannot load the file.
     """
     failures = contract_failures(onnx_file, weights) if onnx_file.is_file() else []
     try:
-        plain, shipped = open_session(onnx_file, optimise=False), open_session(onnx_file)
+        unoptimized, optimized = open_session(onnx_file, optimize=False), open_session(onnx_file)
     except UserError as error:
         raise UserError("; ".join([str(error), *failures])) from None
     count = sum(value.size for value in weights.values())
-    told(f"contract and {count:,} weights: {'broken' if failures else 'kept'}")
-    told(f"{'':21} {'':7} PyTorch - ONNX Runtime  other  smallest  largest error to float64 of")
-    told(f"{'inputs':21} {'cells':>7}    MAE   largest    class    margin  PyTorch   graph   optimised")
+    log(f"contract and {count:,} weights: {'broken' if failures else 'kept'}")
+    log(f"{'':21} {'':7} PyTorch - ONNX Runtime  other  smallest  largest error to float64 of")
+    log(f"{'inputs':21} {'cells':>7}    MAE   largest    class    margin  PyTorch   graph   optimized")
     measured = {}
     for reference in references:
-        found, result = compare(reference, plain, shipped, limits)
+        found, result = compare(reference, unoptimized, optimized, limits)
         failures += found
         if result:
             measured[reference.name] = result
             margin = f"{result['smallest_margin']:.1e}" if reference.cells else "-"
             errors = "  ".join(f"{error:.1e}" for error in result["max_error_to_float64"].values())
-            told(
+            log(
                 f"{reference.name:21} {result['cells']:7,}  {result['mae']:.1e}  {result['max_abs']:.1e} "
                 f"{result.get('different_class', '-'):>7} {margin:>9}  {errors}"
             )
@@ -148,8 +176,8 @@ def check(
 
 
 def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
-    """The ONNX file against golden vectors: every failure in a line, and the report."""
-    sessions = {"as it ships": open_session(args.onnx), "optimiser off": open_session(args.onnx, optimise=False)}
+    """Check the ONNX file against golden vectors: every failure as a line, and the report."""
+    sessions = {"as it ships": open_session(args.onnx), "optimizer off": open_session(args.onnx, optimize=False)}
     failures, report = check_golden(args.golden, args.onnx, sessions, limits)
     for place, result in report["measured"].items():
         print(f"{place:24} MAE {result['mae']:.1e}, largest {result['max_abs']:.1e}")
@@ -157,29 +185,24 @@ def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list
 
 
 def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
-    """The ONNX file against the weights: every failure in a line, and the report; writes golden vectors if asked."""
-    from digitnet_model import load_model
-    from digitnet_reference import choose_golden, exported_weights, make_references
-
+    """Check the ONNX file against the weights, and write golden vectors if asked: failures as lines, and the report."""
     import torch
 
-    torch.set_num_threads(1)  # for so small a network more cost more than they give
+    torch.set_num_threads(1)  # more cost more than they give for so small a network
     model = load_model(args.weights)
     sets = {"validation cells": load_cells(args.data / "val")}
-    if (args.real / "labels.csv").is_file():
-        sets |= {f"real cells cut {100 * cut:.0f} %": load_boards(args.real, cut) for cut in REAL_CUTS}
+    real = args.real or REAL_BOARDS
+    if (real / "labels.csv").is_file():
+        sets |= {f"real cells cut {margin:.0%}": load_boards(real, margin) for margin in CROP_MARGINS}
     else:
-        print(f"no photos in {args.real}: passed over")
+        print(f"skipping real boards: no {real / 'labels.csv'}")
     references = make_references(model, sets)
     weights = exported_weights(model)
-    failures, measured = check(args.onnx, weights, references, limits, print)
+    failures, measured = check(args.onnx, weights, references, limits)
     for name in (name for name in sets if name in measured):
         wrong = {side: measured[name][side]["wrong_cells"] for side in ("pytorch", "onnx")}
-        print(
-            "{}: {pytorch} of {:,} wrong in PyTorch, {onnx} in ONNX Runtime".format(
-                name, len(sets[name].labels), **wrong
-            )
-        )
+        cells = measured[name]["cells"]
+        print(f"{name}: {wrong['pytorch']} of {cells:,} wrong in PyTorch, {wrong['onnx']} in ONNX Runtime")
 
     if args.write_golden and not failures:
         inputs, logits = choose_golden(references)
@@ -189,55 +212,44 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
     return failures, report | {"sha256": {str(args.weights): sha256(args.weights)}}
 
 
-def summarise(failures: list[str], measured: dict[str, dict]) -> str:
-    """The verdict in one line."""
+def summarize(failures: list[str], measured: dict[str, dict]) -> str:
+    """Put the verdict into one line."""
     if not measured:
         return "parity failed: nothing could be measured"
     mae, largest = (max(result[name] for result in measured.values()) for name in ("mae", "max_abs"))
-    margins = {name: result["smallest_margin"] for name, result in measured.items() if "smallest_margin" in result}
-    kinds = dict.fromkeys(name.partition(" cells")[0] for name in margins)
-    counts = {kind: sum(measured[name]["cells"] for name in margins if name.startswith(kind)) for kind in kinds}
+    counts: dict[str, int] = {}
+    for name, result in measured.items():
+        if "smallest_margin" in result:  # a set of cells
+            kind = name.partition(" cells")[0]
+            counts[kind] = counts.get(kind, 0) + result["cells"]
     over = ", ".join(f"{count:,} {kind} cells" for kind, count in counts.items()) or f"{len(measured)} ways of running"
     line = f"parity {'failed' if failures else 'passed'}: largest MAE {mae:.1e}, difference {largest:.1e} over {over}"
-    if margins:
-        line += f"; smallest margin of a best logit {min(margins.values()):.1e}"
+    if counts:
+        margin = min(result["smallest_margin"] for result in measured.values() if "smallest_margin" in result)
+        line += f"; smallest margin of a best logit {margin:.1e}"
     return line
 
 
-def main() -> None:
-    parser = argument_parser(__doc__)
-    add = parser.add_argument
-    add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the exported model")
-    add("--weights", type=Path, default=Path("artifacts/digitnet_best.pth"), metavar="FILE", help="the state_dict")
-    add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with val/")
-    add("--real", type=Path, default=REAL_BOARDS, metavar="DIR", help="photos: boards/*.jpg and labels.csv")
-    add("--max-mae", type=positive_float, default=1e-4, help="largest mean absolute difference of logits allowed")
-    add("--max-abs", type=positive_float, default=1e-3, help="largest absolute difference of logits allowed")
-    add("--golden", type=Path, metavar="FILE", help="compare with these golden vectors: needs no weights, data, torch")
-    add("--write-golden", type=Path, metavar="FILE", help="write golden vectors there once parity has passed")
-    add("--report", type=Path, metavar="FILE", help="JSON report; parity.json beside the ONNX file if not given")
-    args = parser.parse_args()
-    if args.golden and args.write_golden:
-        parser.error("--golden checks and --write-golden writes: give one of them")
-
+def main(args: argparse.Namespace) -> None:
     verdict = args.report or args.onnx.with_name("parity.json")
-    verdict.unlink(missing_ok=True)  # that of an earlier check must not outlast one that cannot be carried out
-    if args.real != parser.get_default("real") and not args.real.is_dir():
-        raise UserError(f"no photos in {args.real}: --real (make REAL=) names a folder with boards/ and labels.csv")
-
+    verdict.unlink(missing_ok=True)  # an earlier verdict must not outlast a check that cannot be carried out
+    if args.real and not args.real.is_dir():
+        raise UserError(
+            f"no real boards in {args.real}: --real (make REAL=) names a folder with boards/ and labels.csv"
+        )
     keep_freed_memory()
     limits = Limits(args.max_mae, args.max_abs)
     failures, report = (check_on_any_machine if args.golden else check_beside_pytorch)(args, limits)
-    summary = summarise(failures, report["measured"])
+    summary = summarize(failures, report["measured"])
     content = {"summary": summary, "passed": not failures, "failures": failures, "limits": limits._asdict(), **report}
     content["sha256"] = {str(args.onnx): sha256(args.onnx), **content.get("sha256", {})}
     content["run"] = describe_run() | {"cpu_flags": cpu_flags(), "fast_math": fast_math()}
     write_json(verdict, content)
     if failures:
-        judge = args.golden or args.weights
-        raise UserError(f"{args.onnx} is not the model of {judge}:\n  " + "\n  ".join(failures))
+        expected = args.golden or args.weights
+        raise UserError(f"{args.onnx} is not the model of {expected}:\n  " + "\n  ".join(failures))
     print(summary)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, ARGS)
