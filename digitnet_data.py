@@ -1,11 +1,7 @@
-"""What every script knows about cells: from image files to arrays to the network's input.
+"""Cells: from image files to arrays to the networks' input. Needs no torch; what touches images loads OpenCV itself.
 
-Nothing here needs torch, and what reads, cuts or straightens images loads OpenCV itself: an ONNX file can be scored
-without torch, and checked with numpy and onnxruntime alone.
-
-The input contract of the networks, stated here and nowhere else:
-a cell is 28x28 grey pixels (0 = black ink, 255 = white paper); class 0 is a blank cell,
-classes 1-9 are the digits; `normalize` turns pixels into the network's input.
+The input contract of the networks, stated here and nowhere else: a cell is 28x28 grey pixels (0 = black ink,
+255 = white paper); class 0 is a blank cell, classes 1-9 are the digits; `normalize` turns pixels into the input.
 """
 
 from __future__ import annotations
@@ -15,50 +11,84 @@ import csv
 import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from digitnet_cli import UserError
 
-import numpy as np
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CELL_SIZE = 28  # pixels a side
 NUM_CLASSES = 10
 BLANK = 0  # the class of an empty cell
-BLANK_BELOW = 0.65  # clients turn a cell whose best probability is lower into a blank
+CONFIDENCE_THRESHOLD = 0.65  # clients turn a cell whose best probability is lower into a blank
 
-BOARD_SIDE = 450  # pixels of a straightened board: what the tutorial's grid processor cuts its cells from
-REAL_CUTS = (0.0, 0.06, 0.12)  # cut off each side of a real board's cells: what clients do lies between
+BOARD_SIDE = 450  # pixels of a straightened board, from which the tutorial's grid processor cuts its cells
+# What is cut off each side of a cell, as a fraction of the cell. Clients cut between nothing and the last, which is
+# what the tutorial's grid processor cuts; real boards are read at all three.
+CROP_MARGINS = (0.0, 0.06, 0.12)
 
-LEAST_DIGITS = 5  # with fewer, two pages may be the same by chance
+MIN_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
-REAL_BOARDS = Path(__file__).resolve().parent / "data" / "real"  # photos: for measuring, never for training
 PREPARED = "prepared.json"  # there when our data folder is whole: removed first, written last
+REAL_BOARDS = Path(__file__).resolve().parent / "data" / "real"  # photos: for measuring, never for training
 
 
 class Cells(NamedTuple):
-    """A folder of cells in memory, in the order of class, then file name."""
+    """Cells in memory: of a data folder in the order of class, then file name; of boards row by row."""
 
     pixels: np.ndarray  # uint8 [N, 28, 28]
     labels: np.ndarray  # int64 [N], 0-9
-    names: np.ndarray  # str [N], the file names without folder and suffix
+    boards: np.ndarray  # str [N], the page or board that a cell is of
+    places: np.ndarray  # int64 [N], 9 * row + column in the board, or -1 where a file name does not say
 
 
-def normalize(pixels):
-    """uint8 pixels (numpy array or torch tensor) -> the networks' input, float32, (v/255 - 0.5)/0.5."""
+class Page(NamedTuple):
+    """A drawn page, as grids/*.csv lists it."""
+
+    file: str
+    givens: str  # 81 digits, 0 = blank
+    corners: np.ndarray  # float64 [4, 2] x, y of the grid in pixels: top left, then clockwise
+
+
+def normalize(pixels: Any) -> Any:
+    """Turn uint8 pixels (numpy array or torch tensor) into the networks' input, float32, (v/255 - 0.5)/0.5."""
     scaled = pixels.float() if hasattr(pixels, "float") else np.asarray(pixels, np.float32)
     return (scaled / 255 - 0.5) / 0.5
 
 
-def load_cells(folder: Path | str) -> Cells:
-    """Decodes `folder`/0 .. `folder`/9, ten folders of 28x28 8-bit grey PNGs; tells if some store grey as colour.
+# --- folders of cells -------------------------------------------------------------------------
 
-    Raises UserError, naming the culprit, if a class folder is missing, empty or one too many,
-    an image is unreadable or of another size or kind, or `folder` lies among the real boards,
-    which must stay unseen: scripts train on, and choose the best epoch by, what this function gives them.
+
+def load_cells(folder: Path | str) -> Cells:
+    """Decode `folder`/0 .. `folder`/9, ten folders of 28x28 8-bit grey PNGs; print a note if some store RGB.
+
+    Raises UserError, naming the culprit, if a class folder is missing, empty or one too many, an image is unreadable
+    or of another size or kind, or `folder` lies among the real boards, which must stay unseen: scripts train on, and
+    choose the best epoch by, what this function returns.
     """
     folder = Path(folder)
     if REAL_BOARDS in (folder.resolve(), *folder.resolve().parents):
         raise UserError(f"{folder} lies in data/real, which is for measuring, never for training: use other data")
+    paths, labels = list_cells(folder)
+    read_ahead(paths)
+    # One thread: a cell takes some microseconds, and threads would spend more on handing over the GIL.
+    pixels = np.empty((len(paths), CELL_SIZE, CELL_SIZE), np.uint8)
+    colour = []
+    for i, path in enumerate(paths):
+        pixels[i], is_colour = read_cell(path)
+        if is_colour:
+            colour.append(path)
+    if colour:
+        print(f"{folder}: {len(colour):,} images store grey as RGB and are read as grey, such as {colour[0]}")
+    boards, places = zip(*(parse_name(os.path.basename(path)) for path in paths), strict=True)
+    return Cells(pixels, np.array(labels, np.int64), np.array(boards), np.array(places, np.int64))
+
+
+def list_cells(folder: Path) -> tuple[list[str], list[int]]:
+    """Return the paths of a data folder's images and their classes. Raises UserError, see load_cells."""
     classes = [str(c) for c in range(NUM_CLASSES)]
     if not folder.is_dir():
         raise UserError(f"no data in {folder}: make it with `make data` (or python3 02_PrepareData.py)")
@@ -80,31 +110,27 @@ def load_cells(folder: Path | str) -> Cells:
             raise UserError(f"{folder / name} is empty: every class needs images; prepare the data anew")
         paths += files
         labels += [label] * len(files)
-
-    read_ahead(paths)
-    # One thread: a cell takes some microseconds, and threads would spend more on handing over the GIL.
-    pixels = np.empty((len(paths), CELL_SIZE, CELL_SIZE), np.uint8)
-    colour = []
-    for i, path in enumerate(paths):
-        pixels[i], in_colour = read_cell(path)
-        colour += [path] * in_colour
-    if colour:
-        print(f"{folder}: {len(colour):,} images store grey as colour, and are read as grey, {colour[0]} the first")
-    names = np.array([os.path.splitext(os.path.basename(path))[0] for path in paths])
-    return Cells(pixels, np.array(labels, np.int64), names)
+    return paths, labels
 
 
-def read_ahead(paths: list[str]) -> None:
-    """Asks the system to fetch all of the files, so that the disk's delays pass side by side, not one by one."""
+def parse_name(file: str) -> tuple[str, int]:
+    """Split a cell's file name, `{board}_{9 * row + column:02d}.png`, into board and place; -1 if it has no place."""
+    stem = os.path.splitext(file)[0]
+    board, _, place = stem.rpartition("_")
+    return (board, int(place)) if place.isascii() and place.isdigit() and int(place) < 81 else (stem, -1)
+
+
+def read_ahead(paths: Iterable[str]) -> None:
+    """Ask the system to fetch all of the files, so that the disk's delays overlap."""
     for path in paths if hasattr(os, "posix_fadvise") else ():  # Linux has it
-        with contextlib.suppress(OSError):  # told when it is read
+        with contextlib.suppress(OSError):  # read_cell reports it
             file = os.open(path, os.O_RDONLY)
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
             os.close(file)
 
 
 def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
-    """One cell image -> uint8 [28, 28], and whether it stored grey as colour (red, green and blue equal everywhere).
+    """Read one cell image -> uint8 [28, 28], and whether it stores grey as RGB (all three equal everywhere).
 
     Raises UserError if it is anything else than a still 28x28 image of 8 bits that is grey and opaque.
     """
@@ -131,10 +157,45 @@ def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
     return image, colour
 
 
-def load_boards(folder: Path | str, margin: float) -> Cells:
-    """Cells of the rectified boards `folder`/boards/*.jpg, cut as by `cut_cells`; truth: `folder`/labels.csv.
+def sha256_of_cells(cells: Cells) -> str:
+    """Return the hex SHA-256 of a set of cells: pixels, labels, boards and places."""
+    boards = "\n".join(cells.boards).encode(errors="surrogateescape")  # file names need not be UTF-8
+    parts = (cells.pixels.tobytes(), cells.labels.tobytes(), boards, cells.places.tobytes())
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
-    Names are those of a page's cells: board, underscore, 9 * row + column.
+
+def duplicate_pages(train: Cells, val: Cells) -> list[str]:
+    """Name the pages of `val` that are in `train`, too, under any name: the same digits at the same places.
+
+    Compares pixel for pixel. Single cells may well be the same, since clean prints of a digit are alike, and so may
+    pages with fewer than MIN_DIGITS.
+    """
+
+    def pages(cells: Cells) -> dict[bytes, str]:
+        parts: dict[str, list[bytes]] = {}
+        for i in np.flatnonzero(cells.labels != BLANK):
+            parts.setdefault(cells.boards[i], []).append(cells.places[i].tobytes() + cells.pixels[i].tobytes())
+        return {b"".join(sorted(digits)): page for page, digits in parts.items() if len(digits) >= MIN_DIGITS}
+
+    in_train, in_val = pages(train), pages(val)
+    return sorted(in_val[content] for content in in_train.keys() & in_val.keys())
+
+
+# --- pages and boards -------------------------------------------------------------------------
+
+
+def read_pages(table: Path) -> list[Page]:
+    """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes."""
+    with table.open(newline="") as file:
+        return [
+            Page(row["page"], row["givens"], np.array([[float(row[f"{axis}{i}"]) for axis in "xy"] for i in range(4)]))
+            for row in csv.DictReader(file)
+        ]
+
+
+def load_boards(folder: Path | str, crop_margin: float) -> Cells:
+    """Cut the cells of the straightened boards `folder`/boards/*.jpg; their truth is in `folder`/labels.csv.
+
     Raises UserError if the labels or a board cannot be read.
     """
     import cv2
@@ -154,47 +215,26 @@ def load_boards(folder: Path | str, margin: float) -> Cells:
         board = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if board is None or board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
             raise UserError(f"{path} is not a readable square image of 252 or more pixels: restore it")
-        pixels.append(cut_cells(board, margin))
-    labels = np.array([int(digit) for row in rows for digit in row["givens"]], np.int64)
-    names = np.array([f"{row['board']}_{cell:02d}" for row in rows for cell in range(81)])
-    return Cells(np.concatenate(pixels), labels, names)
+        pixels.append(cut_cells(board, crop_margin))
+    return label_boards(pixels, [row["givens"] for row in rows], [row["board"] for row in rows])
 
 
-def digest(cells: Cells) -> str:
-    """Hex SHA-256 of a set of cells: pixels, labels and names."""
-    parts = (cells.pixels, cells.labels, "\n".join(cells.names).encode())
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+def label_boards(pixels: list[np.ndarray], givens: list[str], names: list[str]) -> Cells:
+    """Join boards of 81 cells each, uint8 [81, 28, 28], with their givens and names."""
+    labels = np.array([int(digit) for board in givens for digit in board], np.int64)
+    return Cells(np.concatenate(pixels), labels, np.repeat(names, 81), np.tile(np.arange(81), len(names)))
 
 
-def shared_pages(train: Cells, val: Cells) -> list[str]:
-    """Names of the pages of `val` that are in `train`, too, under whatever name: the same digits at the same places,
-    pixel for pixel.
+def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
+    """Cut a straightened square board, uint8 [S, S], into its 81 cells row by row, uint8 [81, 28, 28].
 
-    A page is what its cells' names begin with. Single cells may well be the same, since clean prints of a digit
-    are alike, and so may pages with fewer than LEAST_DIGITS.
-    """
-
-    def pages(cells: Cells) -> dict[bytes, str]:
-        parts: dict[str, list[bytes]] = {}
-        for i in np.flatnonzero(cells.labels != BLANK):
-            page, _, place = cells.names[i].rpartition("_")
-            parts.setdefault(page, []).append(place.encode() + cells.pixels[i].tobytes())
-        return {b"".join(sorted(of)): page for page, of in parts.items() if len(of) >= LEAST_DIGITS}
-
-    known, asked = pages(train), pages(val)
-    return sorted(asked[content] for content in known.keys() & asked.keys())
-
-
-def cut_cells(board: np.ndarray, margin: float) -> np.ndarray:
-    """A rectified square board, uint8 [S, S] -> its 81 cells row by row, uint8 [81, 28, 28].
-
-    `margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is what
-    the tutorial's grid processor cuts; both resize by area, as it does.
+    `crop_margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is what the tutorial's
+    grid processor cuts; both resize by area, as it does.
     """
     import cv2
 
     step = board.shape[0] // 9
-    inset = int(margin * step)
+    inset = int(crop_margin * step)
     cells = [
         cv2.resize(
             board[row * step + inset : (row + 1) * step - inset, col * step + inset : (col + 1) * step - inset],
@@ -208,13 +248,13 @@ def cut_cells(board: np.ndarray, margin: float) -> np.ndarray:
 
 
 def rectangle(left: float, top: float, width: float, height: float) -> np.ndarray:
-    """Corners of an upright rectangle, float32 [4, 2] (x, y): top left, then clockwise."""
+    """Return the corners of an upright rectangle, float32 [4, 2] (x, y): top left, then clockwise."""
     right, bottom = left + width, top + height
-    return np.float32([(left, top), (right, top), (right, bottom), (left, bottom)])
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
 
 
 def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Straightens the grid with `corners` (float [4, 2] x, y: top left, then clockwise) to uint8 [side, side]."""
+    """Straighten the grid with `corners` (float [4, 2] x, y: top left, then clockwise) to uint8 [side, side]."""
     import cv2
 
     transform = cv2.getPerspectiveTransform(corners.astype(np.float32), rectangle(0, 0, side, side))

@@ -1,16 +1,18 @@
-"""The pictures beside the reports: PNGs drawn without a screen, readable in black and white.
+"""The importable half of 05_Evaluate.py: draw its PNGs, readable in black and white, without a screen.
 
 Each function takes figures or cells and a path, and writes the file whole or not at all.
 """
 
+import math
 import os
 from pathlib import Path
 
-from digitnet_cli import write_file
-from digitnet_data import BLANK, BLANK_BELOW, CELL_SIZE, NUM_CLASSES, Cells, read_cell
-
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: a bare Figure draws with Agg and keeps nothing open
+
+from digitnet_cli import write_file
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, read_cell
+from digitnet_scores import Reading
 
 DPI = 130
 CLASS_NAMES = ["blank", *map(str, range(1, NUM_CLASSES))]
@@ -24,13 +26,13 @@ def save(figure: Figure, path: Path | str) -> None:
 
 
 def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> None:
-    """`epochs` are training.json's records: the loss on the left, the validation errors on the right."""
+    """Draw the loss and the validation errors by epoch; `epochs` are training.json's records."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     x = [record["epoch"] for record in epochs]
     losses.plot(x, [record["train_loss"] for record in epochs], "k-o", label="training (augmented cells)")
     losses.plot(x, [record["val"]["loss"] for record in epochs], "k--s", fillstyle="none", label="validation")
-    losses.set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats a cell)")
+    losses.set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats per cell)")
     losses.set_ylim(bottom=0)
     for kind, style in (("cells", "k-o"), ("digits", "k--s")):
         percent = [100 * record["val"][f"wrong_{kind}"] / record["val"][kind] for record in epochs]
@@ -51,7 +53,7 @@ def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> Non
 
 
 def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | str) -> None:
-    """One panel for each name -> int [10, 10] of counts, rows the truth, columns the reading."""
+    """Draw a panel per name -> int [10, 10] of counts, rows the truth, columns the reading."""
     figure = Figure(figsize=(6.2 * len(tables), 6.4), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
@@ -71,32 +73,28 @@ def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | s
     save(figure, path)
 
 
-def misread_cells(cells: Cells, guesses: np.ndarray, probabilities: np.ndarray, name: str, path: Path | str) -> None:
-    """A sheet of the cells that are guessed wrong or lost to the 0.65 rule, the most confident ones first.
-
-    `guesses`, int [N], are the best classes and `probabilities`, float [N], how likely the model holds them.
-    """
-    low = probabilities < BLANK_BELOW
+def misread_cells(reading: Reading, name: str, path: Path | str) -> None:
+    """Draw a sheet of the cells that are guessed wrong or lost to the threshold, the most confident ones first."""
+    cells, guesses, probabilities = reading
+    low = probabilities < CONFIDENCE_THRESHOLD
     wrong = np.flatnonzero((guesses != cells.labels) | low & (cells.labels != BLANK))
     shown = wrong[np.argsort(-probabilities[wrong], kind="stable")][: COLUMNS * ROWS]
     labels = []
     for i in shown:
-        page, _, cell = cells.names[i].rpartition("_")
         guess = CLASS_NAMES[guesses[i]] + ("?" if low[i] else "")
-        board, _, cut = page.partition(", ")
-        place = f"r{int(cell) // 9 + 1} c{int(cell) % 9 + 1} {cut}" if cell.isdigit() else ""
+        board, _, crop = cells.boards[i].partition(", ")
+        row, column = divmod(cells.places[i], 9)
+        place = f"r{row + 1} c{column + 1} {crop}" if cells.places[i] >= 0 else ""
         labels.append(f"{CLASS_NAMES[cells.labels[i]]} → {guess} {probabilities[i]:.2f}\n{board}\n{place}")
     title = f"Misread cells of the {name}: {len(wrong):,} of {len(guesses):,}"
     if len(shown) < len(wrong):
-        title += f"; here the {len(shown)} that it is surest of"
-    legend = (
-        f"truth → guess, its probability (?: below {BLANK_BELOW}, becomes blank), page or board, row and column in it"
-    )
+        title += f"; showing the {len(shown)} most confident"
+    legend = f"truth → guess, its probability (?: below {CONFIDENCE_THRESHOLD}, becomes blank), board, row and column"
     sheet(cells.pixels[shown], labels, f"{title}\n{legend}" if len(wrong) else title, path)
 
 
 def training_cells(folder: Path | str, path: Path | str) -> None:
-    """A sheet of `folder`/0 .. `folder`/9: a row of each class, spread evenly over its files."""
+    """Draw a sheet of `folder`/0 .. `folder`/9: a row per class, spread evenly over its files."""
     pixels, labels = [], []
     for label, name in enumerate(CLASS_NAMES):
         files = sorted(entry.path for entry in os.scandir(Path(folder) / str(label)) if not entry.name.startswith("."))
@@ -106,14 +104,14 @@ def training_cells(folder: Path | str, path: Path | str) -> None:
 
 
 def sheet(pixels: np.ndarray, labels: list[str], title: str, path: Path | str) -> None:
-    """Cells, uint8 [N, 28, 28], in rows, each with its label (three short lines at most) below it."""
-    rows, height = max(1, -(-len(pixels) // COLUMNS)), TILE + LABEL
+    """Draw cells, uint8 [N, 28, 28], in rows, each with its label (three short lines at most) below it."""
+    rows, height = max(1, math.ceil(len(pixels) / COLUMNS)), TILE + LABEL
     canvas = np.full((rows * height, COLUMNS * TILE), 255, np.uint8)
     figure = Figure(figsize=(COLUMNS * 0.75, rows * height / TILE * 0.75 + 0.7), layout="constrained")
     axes = figure.subplots()
     for i, (cell, label) in enumerate(zip(pixels, labels, strict=True)):
         top, left = i // COLUMNS * height + 2, i % COLUMNS * TILE + 2
-        canvas[top - 1 : top + CELL_SIZE + 1, left - 1 : left + CELL_SIZE + 1] = 150  # a frame: paper lies on paper
+        canvas[top - 1 : top + CELL_SIZE + 1, left - 1 : left + CELL_SIZE + 1] = 150  # frame: paper lies on paper
         canvas[top : top + CELL_SIZE, left : left + CELL_SIZE] = cell
         axes.text(left + CELL_SIZE / 2, top + CELL_SIZE + 1, label, ha="center", va="top", fontsize=5.5, linespacing=1)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=255)

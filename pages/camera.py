@@ -9,16 +9,15 @@ The effects' ranges come from looking at photographed newspapers; docs/experimen
 
 from typing import NamedTuple
 
-from digitnet_data import BOARD_SIDE, cut_cells, rectify
-from pages.fonts import Font, draw_glyphs, pick_file
-from pages.newspaper import BOARD, age_paper, chance, draw_board, edge_or_fold, noise_bank, part
-
 import cv2
 import numpy as np
 
+from digitnet_data import BOARD_SIDE, CROP_MARGINS, cut_cells, rectangle, rectify
+from pages.fonts import Font, draw_glyphs, pick_file
+from pages.newspaper import BOARD, age_paper, chance, draw_board, edge_or_fold, noise_bank, part
+
 BOARD_SIZES = 230, 760  # a board's side in the photo, pixels
-MARGINS = 0.0, 0.06, 0.12  # cut off each side of a cell; a part of the pages draws from MARGIN_RANGE
-MARGIN_RANGE = 0.0, 0.14
+CROP_MARGIN_RANGE = 0.0, 0.14  # some pages draw theirs from it; the others take one of CROP_MARGINS
 
 
 class Photo(NamedTuple):
@@ -27,7 +26,7 @@ class Photo(NamedTuple):
     view: np.ndarray  # uint8 [H, W]
     corners: np.ndarray  # float32 [4, 2] x, y: where the grid truly is, top left, then clockwise
     cut_corners: np.ndarray  # float32 [4, 2]: where a detector would say it is
-    margin: float  # cut off each side of a cell, as a fraction
+    crop_margin: float  # cut off each side of a cell, as a fraction
 
 
 # --- the camera -------------------------------------------------------------------------------
@@ -50,7 +49,9 @@ def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) 
         view += abs(rng.normal(0, 3)) * grain
     view = np.clip(view, 0, 255).astype(np.uint8)
     jpeg = cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 97))])[1]
-    return cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), corners, side
+    photo = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)
+    assert photo is not None
+    return photo, corners, side
 
 
 def take_view(
@@ -58,8 +59,8 @@ def take_view(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Perspective and bent paper: a square view, float32, with the board about `side` pixels wide, and its corners."""
     angle = np.deg2rad(rng.normal(0, 3.5))
-    turn = np.float32([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    target = (np.float32([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2 @ turn.T) * side
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
+    target = (rectangle(-0.5, -0.5, 1, 1) @ turn.T) * side
     target += rng.normal(0, 0.022 * side, (4, 2))
     target -= target.min(axis=0) - 0.05 * side
     width = int(np.ceil(target.max() + 0.05 * side))
@@ -72,13 +73,15 @@ def take_view(
     place = cv2.perspectiveTransform(corners[None], np.linalg.inv(back))[0]
     if chance(rng, 0.6):
         points = int(rng.integers(3, 6))
-        bend = rng.normal(0, BOARD * rng.choice([0.003, 0.006, 0.012]), (points, points, 2)).astype(np.float32)
+        bend: np.ndarray = rng.normal(0, BOARD * rng.choice([0.003, 0.006, 0.012]), (points, points, 2)).astype(
+            np.float32
+        )
         bend = cv2.resize(bend, (width, width), interpolation=cv2.INTER_CUBIC)
         map_x += bend[..., 0]
         map_y += bend[..., 1]
         for _ in range(3):  # where a bent corner lies: the page's corner, less the bend there
             shift = [bend[tuple(np.clip(p[::-1], 0, width - 1).astype(int))] for p in place]
-            place = cv2.perspectiveTransform((corners - np.float32(shift))[None], np.linalg.inv(back))[0]
+            place = cv2.perspectiveTransform((corners - np.array(shift, np.float32))[None], np.linalg.inv(back))[0]
     if side < BOARD:  # a small view averages over what a pixel covers
         page = cv2.GaussianBlur(page, (0, 0), 0.45 * BOARD / side)
     view = cv2.remap(page, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -117,7 +120,7 @@ def blur(view: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
             soft = cv2.GaussianBlur(view, (0, 0), sigma)
         if chance(rng, 0.15):
             ramp = np.clip(np.linspace(rng.uniform(-1, 0.5), rng.uniform(0.5, 2), view.shape[0]), 0, 1)
-            ramp = ramp.astype(np.float32)[:, None] if chance(rng, 0.5) else ramp.astype(np.float32)
+            ramp = (ramp[:, None] if chance(rng, 0.5) else ramp).astype(np.float32)
             view = view + ramp * (soft - view)
         else:
             view = soft
@@ -154,10 +157,10 @@ def take_photo(puzzle: str, fonts: tuple[Font, ...], rng: np.random.Generator) -
     if chance(rng, 0.12):  # one corner is badly off
         error[rng.integers(4)] += rng.normal(0, 0.025 * side, 2)
     cut_corners = (corners + outwards + error).astype(np.float32)
-    margin = rng.uniform(*MARGIN_RANGE) if chance(rng, 0.25) else rng.choice(MARGINS)
-    return Photo(view, corners, cut_corners, float(margin))
+    crop_margin = rng.uniform(*CROP_MARGIN_RANGE) if chance(rng, 0.25) else rng.choice(CROP_MARGINS)
+    return Photo(view, corners, cut_corners, float(crop_margin))
 
 
 def cut_photo(photo: Photo) -> np.ndarray:
     """The photo's 81 cells as a client would cut them, uint8 [81, 28, 28]."""
-    return cut_cells(rectify(photo.view, photo.cut_corners, BOARD_SIDE), photo.margin)
+    return cut_cells(rectify(photo.view, photo.cut_corners, BOARD_SIDE), photo.crop_margin)

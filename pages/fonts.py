@@ -5,10 +5,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from digitnet_cli import UserError
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from digitnet_cli import UserError
 
 EM = 150  # digits are rendered at this size, then reduced
 
@@ -60,7 +60,7 @@ class Font(NamedTuple):
 def font_files(package: str) -> tuple[str, ...]:
     """The files of an installed font package that are drawn from; raises UserError if it is not installed."""
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
         raise UserError(f"the fonts of {name} are not installed: python3 -m pip install -r requirements.txt")
     folder = Path(spec.submodule_search_locations[0])
@@ -112,7 +112,7 @@ def open_font(path: str) -> tuple[ImageFont.FreeTypeFont, tuple[tuple[str, float
         axes = font.get_variation_axes()
     except OSError:
         axes = []
-    return font, tuple((axis["name"].decode(), axis["minimum"], axis["maximum"]) for axis in axes)
+    return font, tuple((axis["name"].decode(), axis["minimum"] or 0, axis["maximum"] or 0) for axis in axes)
 
 
 def draw_glyphs(path: str, rng: np.random.Generator) -> np.ndarray:

@@ -7,12 +7,12 @@ per process from fixed seeds, and each page takes a random part of it: that is m
 
 from functools import cache
 
-from digitnet_data import rectangle
-from pages.fonts import load_fonts, open_font
-
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
+
+from digitnet_data import rectangle
+from pages.fonts import load_fonts, open_font
 
 STEP = 54  # a cell's side on the drawn page, pixels
 BOARD = 9 * STEP
@@ -34,7 +34,7 @@ def noise_bank(sigma: float) -> np.ndarray:
     """Noise of deviation 1, smoothed over `sigma` pixels; float32 [BANK, BANK], the same in every process."""
     scale = max(1, int(sigma / 2))  # coarse noise is drawn coarse
     side = BANK // scale + 1
-    noise = np.random.default_rng([17, int(100 * sigma)]).standard_normal((side, side), np.float32)
+    noise: np.ndarray = np.random.default_rng([17, int(100 * sigma)]).standard_normal((side, side), np.float32)
     if sigma > 0:
         noise = cv2.GaussianBlur(noise, (0, 0), sigma / scale)
     if scale > 1:

@@ -7,9 +7,9 @@ unique solutions. A puzzle is a string of 81 characters, row by row, 0 = blank.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from digitnet_cli import UserError
-
 import numpy as np
+
+from digitnet_cli import UserError
 
 GIVENS = 17, 40  # drawn evenly; a puzzle keeps more where fewer would allow a second solution
 

@@ -3,13 +3,13 @@
 import io
 from functools import cache
 
-from digitnet_data import rectangle
-from pages.fonts import family, font_files
-
 import cv2
 import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
+
+from digitnet_data import rectangle
+from pages.fonts import family, font_files
 
 # Pixels, unless said otherwise.
 PAGE_WIDTH, PAGE_HEIGHT = 800, 1200
@@ -46,10 +46,10 @@ def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
 
 def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
     """Prints a digit into the cell with this corner as the tutorial does with OpenCV 4."""
-    font = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=STEP / 60, thickness=STROKE)
-    (width, height), _ = cv2.getTextSize(digit, **font)
+    face, scale = cv2.FONT_HERSHEY_SIMPLEX, STEP / 60
+    (width, height), _ = cv2.getTextSize(digit, face, scale, STROKE)
     x, y = left + (STEP - width) // 2, top + (STEP + height) // 2 - height // 4  # a little high, as in the tutorial
-    cv2.putText(page, digit, (x, y), color=0, lineType=cv2.LINE_AA, **font)
+    cv2.putText(page, digit, (x, y), face, scale, 0, STROKE, cv2.LINE_AA)
 
 
 def print_rubik(page: np.ndarray, digit: str, left: int, top: int) -> None:

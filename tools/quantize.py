@@ -1,46 +1,65 @@
 #!/usr/bin/env python3
-"""What INT8 gains and loses: static quantisation (QDQ, per channel) by two sets of calibration cells, measured.
+"""Measure what INT8 gains and loses: static quantisation (QDQ, per channel) with two sets of calibration cells.
 
 first 1,000   the first files of data/train in sorted order, as a later chapter's script takes them: all are blank
 each class    as many cells, spread evenly over the ten classes
 
-Prints a table (size, agreement with the float model, boards read, time for a board) and writes the INT8 files,
+Prints a table (size, agreement with the float model, boards read, time per board) and writes the INT8 files,
 quantize.json and 05_Evaluate.py's report on each file below --out. The ratio of times is that of this machine.
 """
 
+import argparse
 import json
 import logging
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from digitnet_cli import (  # noqa: E402
+from digitnet_cli import (
     UserError,
     argument_parser,
     describe_run,
     positive_int,
     run_script,
     sha256,
+    start_script,
     write_file,
     write_json,
 )
-from digitnet_data import NUM_CLASSES, Cells, load_cells, normalize  # noqa: E402
-from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits  # noqa: E402
 
-import numpy as np  # noqa: E402
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static  # noqa: E402
-
-# Settings. Those of the command line stand in main().
+# --- settings: those of the command line stand in parse_args -----------------------------------
 CALIBRATION_BATCH = 100  # cells
-BOARD = 81  # cells in one run, as clients do
+BOARD = 81  # cells per run, as clients do
 RUNS = 300  # timed runs of each file, in turn, so that a busy moment meets all of them
 
 
+def parse_args() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the float model")
+    add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/, val/ and grids/")
+    add("--out", type=Path, default=Path("build/int8"), metavar="DIR", help="folder to write to")
+    add("--cells", type=positive_int, default=1000, metavar="N", help="calibration cells")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    start_script()
+    ARGS = parse_args()
+
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+from digitnet_data import NUM_CLASSES, Cells, load_cells, normalize
+from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits
+
+
 class Batches(CalibrationDataReader):
-    """Cells, uint8 [N, 28, 28], in the batches that ONNX Runtime's quantiser asks for."""
+    """Give ONNX Runtime's quantiser cells, uint8 [N, 28, 28], in batches."""
 
     def __init__(self, pixels: np.ndarray):
         self.batches = iter(np.split(pixels, range(CALIBRATION_BATCH, len(pixels), CALIBRATION_BATCH)))
@@ -51,7 +70,7 @@ class Batches(CalibrationDataReader):
 
 
 def calibration_sets(cells: Cells, size: int) -> dict[str, np.ndarray]:
-    """Name -> calibration cells, uint8 [size, 28, 28]."""
+    """Return calibration cells by name, uint8 [size, 28, 28]."""
     spread = [
         np.flatnonzero(cells.labels == label)[np.linspace(0, count - 1, size // NUM_CLASSES).astype(int)]
         for label, count in enumerate(np.bincount(cells.labels, minlength=NUM_CLASSES))
@@ -60,11 +79,11 @@ def calibration_sets(cells: Cells, size: int) -> dict[str, np.ndarray]:
 
 
 def time_boards(files: dict[str, Path], pixels: np.ndarray) -> dict[str, float]:
-    """Median milliseconds of one board of 81 cells, for each file, with one thread."""
+    """Measure the median milliseconds of a board of 81 cells for each file, with one thread."""
     board = normalize(np.resize(pixels, (BOARD, *pixels.shape[1:]))[:, None])
     # More threads would spin while they wait, and slow down the session whose turn it is.
     sessions = {name: open_session(path, threads=1) for name, path in files.items()}
-    seconds = {name: [] for name in sessions}
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(RUNS):
         for name, session in sessions.items():
             start = time.perf_counter()
@@ -74,7 +93,7 @@ def time_boards(files: dict[str, Path], pixels: np.ndarray) -> dict[str, float]:
 
 
 def evaluate(onnx: Path, data: Path, out: Path) -> dict:
-    """The sets of 05_Evaluate.py's report on the file."""
+    """Run 05_Evaluate.py on a file and return the sets of its report."""
     command = [sys.executable, ROOT / "05_Evaluate.py", "--onnx", onnx, "--data", data, "--out", out]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
@@ -83,9 +102,9 @@ def evaluate(onnx: Path, data: Path, out: Path) -> dict:
 
 
 def print_table(results: dict[str, dict]) -> None:
-    """The results in Markdown, counts as clients read."""
+    """Print the results in Markdown, counts as clients read."""
     sets = list(next(iter(results.values()))["wrong"])
-    heads = ["model", "bytes", "cells read otherwise", *(f"{name}: wrong" for name in sets), "a board, one thread"]
+    heads = ["model", "bytes", "cells of another class", *(f"{name}: wrong" for name in sets), "per board, one thread"]
     print(f"| {' | '.join(heads)} |")
     print("|---|---|---|" + "---|" * len(sets) + "---|")
     for name, result in results.items():
@@ -97,27 +116,16 @@ def print_table(results: dict[str, dict]) -> None:
         print(f"| {name} | {result['bytes']:,} | {result['different_class']:,} | {' | '.join(wrong)} | {speed} |")
 
 
-def main() -> None:
-    parser = argument_parser(__doc__)
-    add = parser.add_argument
-    add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the float model")
-    add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/, val/ and grids/")
-    add("--out", type=Path, default=Path("build/int8"), metavar="DIR", help="folder to write to")
-    add("--cells", type=positive_int, default=1000, metavar="N", help="calibration cells")
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser recommends a preparation that changes nothing here
 
-    open_session(args.onnx)  # tells at once, in one line, what is wrong with it
+    open_session(args.onnx)  # an unusable file is reported before minutes of work
     val = load_cells(args.data / "val")
     files = {"float": args.onnx}
     for name, pixels in calibration_sets(load_cells(args.data / "train"), args.cells).items():
         files[f"INT8, {name}"] = path = args.out / f"{name.replace(' ', '_').replace(',', '')}.onnx"
-        write_file(
-            path,
-            lambda temporary, pixels=pixels: quantize_static(
-                args.onnx, temporary, Batches(pixels), quant_format=QuantFormat.QDQ, per_channel=True
-            ),
-        )
+        quantize = partial(quantize_static, args.onnx, quant_format=QuantFormat.QDQ, per_channel=True)
+        write_file(path, partial(quantize, calibration_data_reader=Batches(pixels)))
 
     sessions = {name: open_session(path) for name, path in files.items()}
     expected = classify(sessions["float"], val.pixels)[0]
@@ -131,7 +139,7 @@ def main() -> None:
             "different_class": int((classify(sessions[name], val.pixels)[0] != expected).sum()),
             "milliseconds": milliseconds[name],
             "time_ratio": milliseconds[name] / milliseconds["float"],
-            "wrong": {name: entry["low_is_blank"] for name, entry in sets.items() if "%" not in name},
+            "wrong": {name: entry["thresholded"] for name, entry in sets.items() if "%" not in name},
         }
     print_table(results)
     write_json(
@@ -141,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, ARGS)
