@@ -1,19 +1,15 @@
 #!/usr/bin/env python3
-"""How fast are the scripts, against the tutorial's way of training, and how does the cost grow with the data?
+"""Measure how fast the scripts are, against the tutorial's way of training.
 
-Parts (all of them, or those that --parts names):
-  chapter    images a second, the tutorial's way and ours in turn, and how long its epochs would take
-  seeds      03_Training.py as it is with three seeds: time to 0.9928, and what is wrong after all epochs
-  steps      microseconds a cell: augmentation, forward, backward, optimiser, evaluation; threads and number type
-  scripts    seconds and peak memory of each script; loading, with and without the operating system's file cache
-  inference  one board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch
-  processes  threads in one process against processes under torchrun
-  growth     time and memory for more of the same data, and the fitted line extended to 10 and 100 times
+part       what is measured                                                            runs, statistic
+chapter    images per second, the tutorial's way and ours in turn                      3, median; its validation once
+seeds      03_Training.py with three seeds: time to 0.9928, errors after all epochs    1 per seed
+scripts    seconds and peak memory of each script; loading with and without file cache 3, median; long ones once
+inference  a board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch      many calls in 3 rounds, median
+processes  threads in one process against processes under torchrun                     1 each
 
-chapter and scripts run three times, their ways in turn, and give medians (of memory the highest); so does inference, in
-three rounds of many calls; steps are medians of many calls. Run once are: each seed, each number of processes, each
-size of growth, 02_PrepareData.py and the training of scripts, the validation of chapter; with --quick, everything but
-steps' and inference's calls. Other work on the machine spoils the figures. Adds to bench.json in --out.
+Measures every part unless --parts names some. Other work on the machine spoils the figures. Adds to bench.json in
+--out.
 """
 
 import argparse
@@ -28,34 +24,41 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from digitnet_cli import argument_parser, describe_run, non_negative_int, run_script, start_script, write_json
 
-# First of all: it tells in one line if numpy or torch is missing.
-from digitnet_cli import (
-    argument_parser,
-    describe_run,
-    natural_int,
-    positive_int,
-    run_script,
-    write_json,
-)
+PARTS = ("chapter", "seeds", "scripts", "inference", "processes")
+QUICK = ("chapter", "inference")
 
-from growth import bench_growth
+
+def parse_args() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/ and val/")
+    add("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
+    add("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
+    add("--quick", action="store_true", help=f"less of it, in under a minute: {', '.join(QUICK)}")
+    add("--chapter-epochs", type=non_negative_int, default=0, metavar="N", help="run N epochs of its way, too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    start_script()
+    ARGS = parse_args()
+
 from inference import bench_inference
 from measure import CHAPTER_EPOCHS, TARGET, plural, run_measured, table, train_measured
-from training import bench_chapter, bench_processes, bench_seeds, bench_steps
-
-QUICK = ["chapter", "steps", "inference"]
+from training import bench_chapter, bench_processes, bench_seeds
 
 
 def forget_files(folders: list[Path]) -> None:
-    """Asks the system to drop the cells' files from its cache."""
+    """Ask the system to drop the cells' files from its cache."""
     for path in (path for folder in folders for path in folder.glob("*/*.png")):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def bench_scripts(args: argparse.Namespace) -> dict:
-    """Seconds and peak memory of each script, from start to end; those that are short three times, in turn."""
+    """Measure seconds and peak memory of each script, from start to end; the short ones three times, in turn."""
     out, folders = args.out / "scripts", [args.data / "train", args.data / "val"]
     onnx, weights = out / "sudoku_digitnet.onnx", out / "digitnet_best.pth"
     puzzles = ("--train", 30, "--val", 10) if args.quick else ()
@@ -86,29 +89,25 @@ def bench_scripts(args: argparse.Namespace) -> dict:
     return runs
 
 
-PARTS = {
-    "chapter": bench_chapter,
-    "seeds": bench_seeds,
-    "steps": bench_steps,
-    "scripts": bench_scripts,
-    "inference": bench_inference,
-    "processes": bench_processes,
-    "growth": bench_growth,
-}
-
-
-def measure_part(part: str, args: argparse.Namespace, run: dict, report: Path) -> None:
-    """Measures one part and adds what it came to, with the description of this `run`, to the JSON file `report`."""
+def measure_part(part: str, run: dict, report: Path, args: argparse.Namespace) -> None:
+    """Measure one part and add its results, with the description of this `run`, to the JSON file `report`."""
+    measure = {
+        "chapter": bench_chapter,
+        "seeds": bench_seeds,
+        "scripts": bench_scripts,
+        "inference": bench_inference,
+        "processes": bench_processes,
+    }[part]
     start = time.perf_counter()
-    found = {"run": run, "quick": args.quick, "results": PARTS[part](args)}
+    found = {"run": run, "quick": args.quick, "results": measure(args)}
     found["seconds"] = round(time.perf_counter() - start, 1)
     write_json(report, (json.loads(report.read_text()) if report.exists() else {}) | {part: found})
 
 
 def compare(chapter: dict, seeds: dict) -> str:
-    """The closing line: how many times as long the tutorial's epochs take as the slowest seed to TARGET.
+    """Return the closing line: how many times as long the tutorial's epochs take as the slowest seed to TARGET.
 
-    Takes the results of the parts chapter and seeds; a seed that did not come to TARGET is named instead.
+    Takes the results of the parts chapter and seeds; names seeds that did not reach TARGET instead.
     """
     reached = [run["seconds_to_target"] for run in seeds["runs"]]
     if late := [str(seed) for seed, seconds in enumerate(reached) if seconds is None]:
@@ -122,24 +121,7 @@ def compare(chapter: dict, seeds: dict) -> str:
     )
 
 
-def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/ and val/")
-    parser.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
-    parser.add_argument("--quick", action="store_true", help="less of it, in under a minute: " + ", ".join(QUICK))
-    parser.add_argument(
-        "--chapter-epochs", type=natural_int, default=0, metavar="N", help="run N epochs its way, half a minute each"
-    )
-    parser.add_argument(
-        "--sizes",
-        type=positive_int,
-        nargs="+",
-        default=[1, 2, 4],
-        metavar="N",
-        help="how many times the data growth measures",
-    )
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     args.data, args.out = args.data.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -147,11 +129,11 @@ def main() -> None:
     versions = [f"{name} {run['versions'].get(name, '?')}" for name in ("torch", "onnxruntime")]
     print(f"{run['processor']}, {run['cpus']} cores, {platform.machine()}, {', '.join(versions)}, {run['date']}")
     report = args.out / "bench.json"
-    parts = args.parts or (QUICK if args.quick else [*PARTS])
+    parts = args.parts or (QUICK if args.quick else PARTS)
     for part in parts:
         # Each in a process of its own: what one leaves in memory or running has slowed down another by half.
-        work = partial(measure_part, part, args, run, report)
-        process = multiprocessing.get_context("spawn").Process(target=run_script, args=(work,))
+        work = partial(measure_part, part, run, report)
+        process = multiprocessing.get_context("spawn").Process(target=run_script, args=(work, args))
         process.start()
         process.join()
         if process.exitcode:
@@ -163,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, ARGS)

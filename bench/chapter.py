@@ -8,12 +8,12 @@ a constant learning rate of 0.001.
 import time
 from pathlib import Path
 
-from digitnet_model import DigitNet
-
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
+
+from digitnet_model import DigitNet
 
 BATCH = 256
 TO_INPUT = [transforms.Grayscale(1), transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
@@ -24,7 +24,7 @@ AUGMENTATION = [
 
 
 class Chapter:
-    """One training run of the tutorial's; `model` is plain `nn.Sequential`, without our faster order of layers."""
+    """One training run of the tutorial's; `model` is the tutorial's network as it is."""
 
     def __init__(self, data: Path, seed: int = 0):
         torch.manual_seed(seed)
@@ -32,11 +32,11 @@ class Chapter:
             datasets.ImageFolder(data / "train", transforms.Compose(TO_INPUT + AUGMENTATION)), BATCH, shuffle=True
         )
         self.val_loader = DataLoader(datasets.ImageFolder(data / "val", transforms.Compose(TO_INPUT)), BATCH)
-        self.model = DigitNet().net
+        self.model = DigitNet()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=1e-4)
 
     def train(self, steps: int | None = None) -> float:
-        """Trains for `steps` batches (None: an epoch); returns images a second."""
+        """Train for `steps` batches (None: an epoch); return images per second."""
         self.model.train()
         loss_of, images, start = nn.CrossEntropyLoss(), 0, time.perf_counter()
         for number, (x, y) in enumerate(self.loader, 1):
@@ -50,7 +50,7 @@ class Chapter:
         return images / (time.perf_counter() - start)
 
     def accuracy(self) -> float:
-        """The part of the validation cells that is right."""
+        """Return the fraction of the validation cells that is right."""
         self.model.eval()
         with torch.no_grad():
             right = sum((self.model(x).argmax(1) == y).sum().item() for x, y in self.val_loader)

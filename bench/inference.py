@@ -6,14 +6,14 @@ import sys
 import time
 from pathlib import Path
 
-from digitnet_cli import available_cpus
-from digitnet_model import NETWORKS
-from digitnet_onnx import open_session
-
 import numpy as np
 import onnxruntime
 import torch
 from measure import median_time, plural, run_measured, table
+
+from digitnet_cli import available_cpus
+from digitnet_model import NETWORKS
+from digitnet_onnx import open_session
 
 SIZES = (81, 512)  # cells: a board; the batch that later chapters check with
 
@@ -21,7 +21,7 @@ SIZES = (81, 512)  # cells: a board; the batch that later chapters check with
 def session(
     path: Path, threads: int = 0, spinning: bool = True, level: str = "ORT_ENABLE_ALL"
 ) -> onnxruntime.InferenceSession:
-    """ONNX Runtime with `threads` (0: as many as cores), which may spin while they wait, and a graph level."""
+    """Open an ONNX file with `threads` (0: as many as cores), which may spin while they wait, and a graph level."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
@@ -31,7 +31,7 @@ def session(
 
 
 def bench_inference(args: argparse.Namespace) -> dict:
-    """Milliseconds for a board of 81 cells and for 512, and how many cores are busy with the boards; three rounds."""
+    """Measure milliseconds per board of 81 cells and per 512 cells, and the busy cores, in three rounds."""
     out, model, cpus = args.out / "inference", NETWORKS["digitnet"]().eval(), available_cpus()
     out.mkdir(exist_ok=True)
     torch.save(model.state_dict(), out / "digitnet_best.pth")  # untrained is as fast
@@ -68,5 +68,5 @@ def bench_inference(args: argparse.Namespace) -> dict:
         for name in calls
     }
     rows = [[name, *row.values()] for name, row in results.items()]
-    table("Inference", ["", "ms a board of 81", "ms for 512 cells", "cores busy (81)"], rows)
+    table("Inference", ["", "ms per board of 81", "ms for 512 cells", "cores busy (81)"], rows)
     return results

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from digitnet_cli import UserError
@@ -23,7 +23,7 @@ LAUNCHER = (
 
 
 def run_measured(*command: object) -> dict:
-    """Runs a command in the repository's folder, to its end.
+    """Run a command in the repository's folder, to its end.
 
     Returns `seconds`, `peak_mib` (memory of its largest process) and `seconds_to_target`: to the first line with a
     validation accuracy of at least TARGET, None if there was none. Raises UserError if the command fails.
@@ -45,7 +45,7 @@ def run_measured(*command: object) -> dict:
 
 
 def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()) -> dict:
-    """Runs 03_Training.py from the beginning; `launcher`: what stands before it, such as torchrun's options.
+    """Run 03_Training.py from the beginning; `launcher`: what stands before it, such as torchrun's options.
 
     Returns what run_measured does, `images_per_second` (the median epoch) and `val`, the last epoch's errors.
     """
@@ -58,32 +58,17 @@ def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()
     return result
 
 
-def median_stages(work: Callable[[], Iterable[str]], seconds: float) -> dict[str, float]:
-    """Median seconds of each stage of `work`, which yields a stage's name when it is done.
-
-    It is run whole, twice to warm up, then at least five times and for `seconds`.
-    """
-    times: dict[str, list[float]] = {}
-    runs, end = 0, 0.0
-    while runs < 7 or time.perf_counter() < end:
-        if runs == 2:
-            times, end = {}, time.perf_counter() + seconds
-        start = time.perf_counter()
-        for stage in work():
-            times.setdefault(stage, []).append(time.perf_counter() - start)
-            start = time.perf_counter()
-        runs += 1
-    return {stage: statistics.median(of) for stage, of in times.items()}
-
-
 def median_time(call: Callable[[], object], seconds: float) -> float:
-    """Median seconds of one call, timed as `median_stages` does."""
-
-    def work() -> Iterator[str]:
+    """Return the median seconds of a call: after two to warm up, of at least five and for `seconds`."""
+    times: list[float] = []
+    end = 0.0
+    while len(times) < 7 or time.perf_counter() < end:
+        if len(times) == 2:
+            end = time.perf_counter() + seconds
+        start = time.perf_counter()
         call()
-        yield "call"
-
-    return median_stages(work, seconds)["call"]
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
 
 
 def plural(count: int, thing: str) -> str:
@@ -92,7 +77,7 @@ def plural(count: int, thing: str) -> str:
 
 
 def table(title: str, head: list[str], rows: list[list]) -> None:
-    """Prints a table in Markdown; floats with three digits, from 1,000 as whole numbers."""
+    """Print a table in Markdown; floats with three digits, from 1,000 as whole numbers."""
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         print("|", " | ".join(f"{v:,.3g}" if isinstance(v, float) and v < 1000 else
