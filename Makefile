@@ -6,50 +6,57 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := all
 
-# --- settings: make NAME=VALUE; an empty one leaves the script its own default (see its --help) ---
-# tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and the network for them.
-PROFILE ?= tutorial
-# Passes over as many cells as there are, cells a step, seed of everything, CPU threads (of each process).
-EPOCHS  ?=
-BATCH   ?=
-SEED    ?= 0
-THREADS ?=
-# Processes that share each batch under torchrun, for many cores; empty: one process with THREADS threads.
-NPROC   ?=
-# Puzzles for training and validation; a file of your own puzzles (empty: they are drawn).
-TRAIN   ?=
-VAL     ?=
-PUZZLES ?=
-# A folder of real boards for measuring (empty: data/real).
-REAL    ?=
-# Folders: cells and pages; weights, ONNX file and reports. The network by its name in digitnet_model.py.
+$(if $(filter grouped-target,$(.FEATURES)),,$(error this Makefile needs GNU Make 4.3 or newer, this is $(MAKE_VERSION)))
+
+# --- settings: make NAME=VALUE; the environment's variables of these names are not used ---------
+#= PROFILE      tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and their network
+PROFILE := tutorial
+#= EPOCHS       passes over the training cells (empty: the script's default, as in the next lines)
+EPOCHS  :=
+#= BATCH        cells per step
+BATCH   :=
+#= SEED         of puzzles, weights, order and augmentation
+SEED    := 0
+#= THREADS      CPU threads of each process (empty: as many as cores, at most 4)
+THREADS :=
+#= NPROC        processes that share each batch, for many cores (empty: one)
+NPROC   :=
+#= TRAIN        puzzles for training
+TRAIN   :=
+#= VAL          puzzles for validation
+VAL     :=
+#= PUZZLES      a file of your own puzzles, 81 characters a line (empty: they are drawn)
+PUZZLES :=
+#= REAL         a folder of real boards, for measuring (empty: data/real)
+REAL    :=
+#= MIN_ACCURACY percent of the real boards' cells, digits and boards that `make check-real` requires
+MIN_ACCURACY := 99.9 99.7 95
+#= DATA         folder of cells and pages
+#= OUT          folder of weights, ONNX file and reports
+#= MODEL        the network, by its name in digitnet_model.py
 ifeq ($(PROFILE),tutorial)
-DATA    ?= data
-OUT     ?= artifacts
-MODEL   ?= digitnet
+DATA    := data
+OUT     := artifacts
+MODEL   := digitnet
 else ifeq ($(PROFILE),photo)
-DATA    ?= data/photo
-OUT     ?= artifacts/photo
-MODEL   ?= digitnetv2
+DATA    := data/photo
+OUT     := artifacts/photo
+MODEL   := digitnetv2
 else
 $(error PROFILE=$(PROFILE) is neither tutorial nor photo)
 endif
-# Percent of the cells, digits and boards of data/real that must be right.
-FLOOR   ?= 99.9 99.7 95
-# The virtual environment; VENV= or PYTHON=... uses your own interpreter, with the packages that are there.
-VENV    ?= .venv
-# An index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64.
-TORCH_INDEX ?=
+#= VENV         the virtual environment that make fills (VENV=: none, python3 and the packages that are there)
+VENV    := .venv
+#= PYTHON       your own interpreter, with the packages that are there, instead of a virtual environment
+PYTHON  := $(if $(VENV),$(VENV)/bin/python,python3)
+#= TORCH_INDEX  an index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64
+TORCH_INDEX :=
 
 # A name with a space would be two names to make.
 $(foreach name,PROFILE MODEL DATA OUT REAL PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
 
-ifeq ($(origin PYTHON),undefined)
-PYTHON    := $(if $(VENV),$(VENV)/bin/python,python3)
-INSTALLED := $(if $(VENV),$(VENV)/.installed)
-else
-INSTALLED :=
-endif
+# Nothing is installed for an interpreter of the reader's own.
+INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.installed))
 
 # $(call option,--name,value): the option, or nothing if the value is empty.
 option = $(if $(2),$(1) $(2))
@@ -58,12 +65,12 @@ option = $(if $(2),$(1) $(2))
 TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run
 
 # --- files ---
-# Each script with the modules that it may import.
-SHARED     := digitnet_data.py digitnet_cli.py
-DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) $(SHARED)
-TRAINING   := 03_Training.py $(addprefix digitnet_,$(addsuffix .py,learner sampling resume processes scores model onnx)) $(SHARED)
-CHECKING   := 04_Parity.py $(addprefix digitnet_,$(addsuffix .py,reference golden scores model onnx)) $(SHARED)
-READING    := 05_Evaluate.py digitnet_pictures.py digitnet_scores.py digitnet_onnx.py $(SHARED)
+# Each script, first, with the modules that it may import.
+SHARED     := $(addprefix digitnet_,model.py data.py onnx.py scores.py cli.py)
+DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) digitnet_data.py digitnet_cli.py
+TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
+CHECKING   := 04_Parity.py digitnet_parity.py $(SHARED)
+READING    := 05_Evaluate.py digitnet_pictures.py $(SHARED)
 PREPARED   := $(DATA)/prepared.json
 LABELS     := $(wildcard $(or $(REAL),data/real)/labels.csv)
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
@@ -123,19 +130,18 @@ $(PARITY) $(GOLDEN) &: $(CHECKING) $(LABELS) $(ONNX) $(WEIGHTS) $(PREPARED) | $(
 $(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
 
-## check-real fail if the ONNX file reads the real boards of data/real worse than FLOOR (meant for PROFILE=photo)
+## check-real fail if the ONNX file reads the real boards of data/real worse than MIN_ACCURACY (meant for PROFILE=photo)
 check-real: $(ONNX) $(PREPARED)
-	"$(PYTHON)" 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --floor $(FLOOR)
+	"$(PYTHON)" 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --min-accuracy $(MIN_ACCURACY)
 
 $(OUT)/pages.png: $(DRAWING) | $(INSTALLED)
 	"$(PYTHON)" $< --style photo --seed $(SEED) --sheet $@
 
-$(SUMMARY): $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET)
-	@{ sed -n 's/^  "summary": "\(.*\)",$$/\1/p' $(PARITY) $(EVALUATION); echo 'weights: $(WEIGHTS)   ONNX file: $(ONNX)'; } > $@
-	@echo; cat $@
+$(SUMMARY): tools/summarize.py $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET)
+	@echo; "$(PYTHON)" $< --out $@ $(PARITY) $(EVALUATION) --files $(WEIGHTS) $(ONNX)
 
 # Settings stamps: remade only when a value differs from what the file says, so that `make EPOCHS=12`
-# rebuilds the weights and what hangs on them, and the same command again does nothing.
+# rebuilds the weights and what depends on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
 TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
 ifneq ($(file <$(DATA)/.settings),$(DATA_SETTINGS))
@@ -161,17 +167,21 @@ $(VENV)/.installed: requirements.txt
 
 ## test      the tests, offline, in temporary folders
 test: | $(INSTALLED)
-	"$(PYTHON)" -m pytest -q -n 2 --dist loadfile tests
+	"$(PYTHON)" -m pytest -q -n auto --dist loadfile --durations 25 tests
 
 ## test-all  the same with 20 kills of each kind instead of 3, and the commands of the README that take minutes
 test-all: | $(INSTALLED)
-	"$(PYTHON)" -m pytest -q -n 2 --dist loadfile tests --kills 20 --slow
+	"$(PYTHON)" -m pytest -q -n auto --dist loadfile --durations 25 tests --kills 20 --slow
 
-## lint      ruff's checks and format
-lint: | $(INSTALLED)
-	"$(PYTHON)" -m pip install -q --no-cache-dir --disable-pip-version-check -r requirements-dev.txt
+## lint      ruff's checks and format, mypy's types
+lint: | $(if $(INSTALLED),$(VENV)/.installed-dev)
 	"$(PYTHON)" -m ruff check .
 	"$(PYTHON)" -m ruff format --check .
+	"$(PYTHON)" -m mypy
+
+$(VENV)/.installed-dev: requirements-dev.txt | $(INSTALLED)
+	$(PIP) -r $<
+	@touch $@
 
 ## bench     how fast: the tutorial's way and ours, the steps, 1 to 4 processes, 1 to 4 times the data, fitted to 100 (10 minutes)
 bench: $(PREPARED) | $(INSTALLED)
@@ -185,7 +195,7 @@ bench-quick: $(PREPARED) | $(INSTALLED)
 smoke:
 	$(MAKE) all DATA=build/data OUT=build/artifacts TRAIN=6 VAL=3 EPOCHS=1 PUZZLES=
 
-## doctor    can this machine run all this? needs nothing installed; says what to do
+## doctor    can this machine run all this? needs nothing installed; prints what to do
 doctor:
 	@"$$(command -v "$(PYTHON)" || echo python3)" tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),,--own)
 
@@ -198,9 +208,8 @@ clean:
 		(cd $(DATA) && set -x && rm -rf train val grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi
 
 ## help      this list
+SETTINGS = $(shell sed -n 's/^\#= \([A-Z_]*\) .*/\1/p' Makefile)
 help:
-	@sed -n 's/^## /  /p' Makefile
-	@echo 'Settings (make NAME=VALUE; an empty one leaves the script its own default, see python3 03_Training.py --help):'
-	@echo '  PROFILE=$(PROFILE) MODEL=$(MODEL)'
-	@echo '  EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) TRAIN=$(TRAIN) VAL=$(VAL) PUZZLES=$(PUZZLES)'
-	@echo '  REAL=$(REAL) DATA=$(DATA) OUT=$(OUT) VENV=$(VENV) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)'
+	@echo 'Targets:'; sed -n 's/^## /  /p' Makefile
+	@echo 'Settings (make NAME=VALUE):'
+	@$(foreach name,$(SETTINGS),printf '  %-32s %s\n' '$(name)=$($(name))' "$$(sed -n 's/^\#= $(name) *//p' Makefile)";)
