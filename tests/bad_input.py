@@ -1,4 +1,4 @@
-"""The table of test_bad_input.py: how small folders (data/, artifacts/, real/) are spoiled, and what must be told."""
+"""The table of test_bad_input.py: how folders (data/, artifacts/, real/) are spoiled, and what must be printed."""
 
 import os
 import pickle
@@ -6,14 +6,14 @@ import shutil
 import struct
 import zlib
 
-from pages.puzzles import draw_puzzle
-
 import cv2
 import numpy as np
 import onnx
 import torch
 import torch._dynamo  # loading it writes files, which no case of a full disk shall meet in this process
 from onnx import numpy_helper
+
+from pages.puzzles import draw_puzzle
 
 TRAIN = ["03_Training.py", "--epochs", "1", "--threads", "1", "--train-only"]
 PARITY = ["04_Parity.py", "--real", "real"]
@@ -98,6 +98,7 @@ class Bomb:
 
 
 WEIGHTS, ONNX = "artifacts/digitnet_best.pth", "artifacts/sudoku_digitnet.onnx"
+BAD_WEIGHTS = f"{WEIGHTS} is not a readable state_dict"
 
 
 def save_weights(change):
@@ -159,18 +160,18 @@ CASES = {
     "no weights": (lambda: os.unlink(WEIGHTS), PARITY, 1, f"no weights {WEIGHTS}"),
     "no weights, to export": (
         nothing, ["03_Training.py", "--out", "nowhere", "--export-only"], 1, "no weights nowhere/digitnet_best.pth"),
-    "weights truncated": (cut(WEIGHTS, 9000), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
-    "weights empty": (write(WEIGHTS, b""), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
+    "weights truncated": (cut(WEIGHTS, 9000), PARITY, 1, BAD_WEIGHTS),
+    "weights empty": (write(WEIGHTS, b""), PARITY, 1, BAD_WEIGHTS),
     "weights a folder": (replace_by(WEIGHTS, os.mkdir), PARITY, 1, f"no weights {WEIGHTS}"),
     "weights of another network": (
         lambda: torch.save(torch.nn.Linear(3, 3).state_dict(), WEIGHTS), PARITY, 1, "another network"),
     "weights with NaN": (
         save_weights(lambda s: s | {"net.7.bias": torch.full((10,), torch.nan)}), PARITY, 1, "not finite"),
     "weights not tensors": (
-        lambda: torch.save({"net.0.weight": 3}, WEIGHTS), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
-    "weights a pickle with code": (write(WEIGHTS, pickle.dumps(Bomb())), PARITY, 1, f"{WEIGHTS} is not a state_dict"),
+        lambda: torch.save({"net.0.weight": 3}, WEIGHTS), PARITY, 1, BAD_WEIGHTS),
+    "weights a pickle with code": (write(WEIGHTS, pickle.dumps(Bomb())), PARITY, 1, BAD_WEIGHTS),
     "weights with code, to export": (
-        write(WEIGHTS, pickle.dumps(Bomb())), ["03_Training.py", "--export-only"], 1, f"{WEIGHTS} is not a state_dict"),
+        write(WEIGHTS, pickle.dumps(Bomb())), ["03_Training.py", "--export-only"], 1, BAD_WEIGHTS),
     "weights for the ONNX file": (nothing, [*EVALUATE, "--onnx", WEIGHTS], 1, f"{WEIGHTS} is not an ONNX file"),
     # ONNX files and golden vectors
     "no ONNX file": (lambda: os.unlink(ONNX), EVALUATE, 1, f"no ONNX file {ONNX}"),
@@ -182,9 +183,9 @@ CASES = {
     "ONNX file with NaN": (change_onnx(nan_weight), PARITY, 1, "net.7.bias holds values that are not finite"),
     "no golden vectors": (
         lambda: os.unlink("artifacts/golden.npz"), GOLDEN, 1, "no golden vectors artifacts/golden.npz"),
-    "golden vectors truncated": (cut("artifacts/golden.npz", 9000), GOLDEN, 1, "is no file of golden vectors"),
+    "golden vectors truncated": (cut("artifacts/golden.npz", 9000), GOLDEN, 1, "holds no golden vectors"),
     "golden asked both ways": (nothing, [*GOLDEN, "--write-golden", "x"], 2, "give one of them"),
-    "no photos": (nothing, ["04_Parity.py", "--real", "phtos"], 1, "no photos in phtos"),
+    "no photos": (nothing, ["04_Parity.py", "--real", "phtos"], 1, "no real boards in phtos"),
     # puzzles
     "no puzzles": (nothing, [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, "mine.txt"),
     **{f"puzzles {name}": (write("mine.txt", content), [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, words)
@@ -205,7 +206,7 @@ CASES = {
         ("03_Training.py", "--lr", "inf"), ("03_Training.py", "--lr", "-1"), ("03_Training.py", "--batch-size", "-8"),
         ("03_Training.py", "--seed", "-1"), ("03_Training.py", "--seed", "99999999999999999999"),
         ("03_Training.py", "--threads", "100000"), ("03_Training.py", "--model", "resnet"),
-        ("03_Training.py", "--blank-share", "2"), ("02_PrepareData.py", "--train", "0"),
+        ("03_Training.py", "--blank-fraction", "2"), ("02_PrepareData.py", "--train", "0"),
         ("02_PrepareData.py", "--train", "1000000"), ("02_PrepareData.py", "--seed", "0.5"),
         ("02_PrepareData.py", "--workers", "9999"), ("04_Parity.py", "--max-mae", "0"),
         ("04_Parity.py", "--max-abs", "nan"), ("05_Evaluate.py", "--draws", "0"),

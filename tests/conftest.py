@@ -1,5 +1,6 @@
 """Shared by the tests: the scripts run as a user would run them, offline, on tiny data in temporary folders."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock  # torch brings it
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,7 +27,7 @@ class Result(NamedTuple):
 
 
 def run(*command: object, cwd: Path = ROOT) -> Result:
-    """Runs a command to its end, whatever its exit code; raises subprocess.TimeoutExpired after 280 s."""
+    """Run a command to its end, whatever its exit code; raises subprocess.TimeoutExpired after 280 s."""
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=WITHOUT_MAKE, timeout=280
     )
@@ -33,7 +35,7 @@ def run(*command: object, cwd: Path = ROOT) -> Result:
 
 
 def script(name: str, *options: object, cwd: Path = ROOT) -> Result:
-    """Runs one of the repository's scripts with this interpreter."""
+    """Run one of the repository's scripts with this interpreter."""
     return run(sys.executable, ROOT / name, *options, cwd=cwd)
 
 
@@ -69,20 +71,39 @@ def copy_boards(folder: Path, number: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """The whole chain, built once. Tests that change files take `chain`, a copy."""
-    folder = tmp_path_factory.mktemp("chain")
-    copy_boards(folder / "real", 2)
-    return Chain(folder, folder / "data", folder / "artifacts", make(folder))
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[..., Chain]:
+    """Call once(name, build) to have build(folder) run in a single one of pytest's processes, for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    root = base if worker_id == "master" else base.parent
+
+    def get(name: str, build: Callable[[Path], Result]) -> Chain:
+        folder, done = root / name, root / f"{name}.json"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                done.write_text(json.dumps(build(folder)))
+        return Chain(folder, folder / "data", folder / "artifacts", Result(*json.loads(done.read_text())))
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def built(once: Callable[..., Chain]) -> Chain:
+    """The whole chain, built once. Tests that change files take `chain`, a copy."""
+
+    def build(folder: Path) -> Result:
+        copy_boards(folder / "real", 2)
+        return make(folder)
+
+    return once("chain", build)
+
+
+@pytest.fixture(scope="session")
+def trained(once: Callable[..., Chain]) -> Chain:
     """Data, weights and ONNX file of a training that is small but long enough to read pages; not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    result = make(folder, "export", "TRAIN=80", "VAL=10", "EPOCHS=7")
-    assert result.code == 0, result.err
-    return Chain(folder, folder / "data", folder / "artifacts", result)
+    chain = once("trained", lambda folder: make(folder, "export", "TRAIN=80", "VAL=10", "EPOCHS=7"))
+    assert chain.result.code == 0, chain.result.err
+    return chain
 
 
 @pytest.fixture
@@ -102,7 +123,7 @@ COUNTS: list[str] = []  # what long lists of cases came to; printed at the end
 
 @pytest.fixture
 def count() -> Callable[[str], None]:
-    """Takes a line such as "mutants: 150 made, none accepted" that is shown after the tests."""
+    """Take a line such as "mutants: 150 made, none accepted" that is shown after the tests."""
     return COUNTS.append
 
 

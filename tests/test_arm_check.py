@@ -14,13 +14,13 @@ import pytest
 from conftest import ROOT, run
 
 sys.path.insert(0, str(ROOT / "tools"))
-from digitnet_cli import UserError
-
 import arm_check
 import arm_wheels
 from arm_machine import output_of, write_python
 from arm_wheels import environment, gpu_files, gpu_reasons, pip_target, read_requirements, resolve, unpack_wheels
 from packaging.requirements import Requirement
+
+from digitnet_cli import UserError
 
 TEXT = """# a comment, then an option
 -r other.txt

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from bad_input import CASES, ONNX
-from conftest import ROOT, copy_boards, run
+from conftest import COUNTS, ROOT, copy_boards, run
 
 BAR = re.compile(r"[\w /]+: +\d+%\|")  # tqdm's
 
@@ -36,8 +36,10 @@ def sound(built, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def passed():
-    """The cases that were run and did what they must, by kind."""
-    return {"scripts": 0, "make": 0}
+    """The cases that were run and did what they must, by kind; their counts are printed after the tests."""
+    counts = {"scripts": 0, "make": 0}
+    yield counts
+    COUNTS.append("bad input: {scripts} cases in the scripts, {make} in make, each in one line".format(**counts))
 
 
 def files(folder):
@@ -48,7 +50,7 @@ def files(folder):
 
 def call(command):
     """Runs a script in this process as a user would; its exit code, with what it says on stderr for a text."""
-    before, path = sys.argv, sys.path[:]
+    before, path, hook = sys.argv, sys.path[:], sys.excepthook
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = command
     try:
@@ -60,13 +62,13 @@ def call(command):
             return 1
         return end.code or 0
     finally:
-        sys.argv, sys.path[:] = before, path
+        sys.argv, sys.path[:], sys.excepthook = before, path, hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, capsys, passed, name):
+def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, capsys, passed, name):
     spoil, command, code, words = CASES[name]
     folder = shutil.copytree(sound, tmp_path / "folder")
     monkeypatch.chdir(folder)
@@ -84,7 +86,7 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_lost(sound, tmp_path, monk
     told = [line for line in err.replace("\r", "\n").splitlines() if line.strip() and not BAR.match(line)]
     assert found == code and words in err, err
     assert told[0].startswith(f"{command[0]}: "), told
-    # Parity tells all that is wrong with the model, one reason a line.
+    # Parity prints all that is wrong with the model, one reason per line.
     reasons = told[1:] if command[0] == "04_Parity.py" and "is not the model of" in told[0] else []
     assert len(told) == 1 + len(reasons) and all(line.startswith("  ") for line in reasons), told
     after = files(folder)
@@ -96,7 +98,7 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_lost(sound, tmp_path, monk
     passed["scripts"] += 1
 
 
-def test_disk_full_while_exporting_is_told_and_keeps_the_old_file(sound, tmp_path, passed):
+def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, tmp_path, passed):
     """In a process of its own: the exporter writes temporary files of many kinds, and logs."""
     folder = shutil.copytree(sound, tmp_path / "folder")
     before = files(folder)
@@ -109,11 +111,18 @@ def test_disk_full_while_exporting_is_told_and_keeps_the_old_file(sound, tmp_pat
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("0*.py")))
-def test_a_python_without_the_packages_is_told_in_one_line(name):
+def test_a_python_without_the_packages_is_reported_in_one_line(name):
     result = run(sys.executable, "-S", ROOT / name)  # -S: no site-packages
     assert result.code == 1
     assert result.err.startswith(f"{name}: {sys.executable} has no package ") and result.err.count("\n") == 1
-    assert "use .venv/bin/python" in result.err
+    assert "then use .venv/bin/python" in result.err
+
+
+def copy_product(folder):
+    """The Makefile and what it runs, in a folder of a reader's own."""
+    for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
+        shutil.copy(path, folder)
+    shutil.copytree(ROOT / "pages", folder / "pages", ignore=shutil.ignore_patterns("__pycache__"))
 
 
 MAKE_CASES = {
@@ -128,12 +137,11 @@ MAKE_CASES = {
 
 
 @pytest.mark.parametrize("name", MAKE_CASES)
-def test_make_tells_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path, passed, name):
+def test_make_reports_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path, passed, name):
     """In a fresh copy of the repository whose folder has spaces in its name, beside data of the reader's own."""
     arguments, words = MAKE_CASES[name]
     folder = shutil.copytree(sound, tmp_path / "a folder with spaces")
-    for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
-        shutil.copy(path, folder)
+    copy_product(folder)
     before = files(folder)
     result = run("make", f"PYTHON={sys.executable}", *arguments, cwd=folder)
     assert result.code == 2 and words in result.err and "Traceback" not in result.err
@@ -149,13 +157,7 @@ def test_make_tells_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path, 
 def test_make_works_in_a_folder_with_spaces(tmp_path):
     folder = tmp_path / "a folder with spaces"
     folder.mkdir()
-    for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
-        shutil.copy(path, folder)
+    copy_product(folder)
     result = run("make", "data", f"PYTHON={sys.executable}", "TRAIN=1", "VAL=1", cwd=folder)
     assert result.code == 0, result.err
     assert len(list((folder / "data" / "train").rglob("*.png"))) == 2 * 81
-
-
-def test_counts_are_told(passed, count):
-    assert sum(passed.values()) > 0, "none was run"
-    count("bad input: {scripts} cases in the scripts, {make} in make, each told in one line".format(**passed))

@@ -1,21 +1,14 @@
 """Cells are read as they are or refused by name; augmentation adds nothing that a photo has not."""
 
-from digitnet_cli import UserError
-from digitnet_data import (
-    Cells,
-    cut_cells,
-    load_cells,
-    normalize,
-    rectify,
-    shared_pages,
-)
-from digitnet_sampling import augment, draw_augmentation
-from digitnet_scores import score
-
 import cv2
 import numpy as np
 import pytest
 import torch
+
+from digitnet_cli import UserError
+from digitnet_data import Cells, cut_cells, duplicate_pages, label_boards, load_cells, normalize, parse_name, rectify
+from digitnet_scores import score
+from digitnet_training import augment, draw_augmentation
 
 
 @pytest.fixture
@@ -42,12 +35,27 @@ def test_normalize_is_the_tutorials_totensor_and_normalize():
     np.testing.assert_allclose(normalize(pixels), theirs[0], atol=1e-7)
 
 
-def test_load_cells_gives_pixels_labels_and_names_in_order(folder):
+def test_load_cells_gives_pixels_labels_and_places_in_order(folder):
     cells = load_cells(folder)
     assert cells.pixels.shape == (20, 28, 28)
     assert cells.labels.tolist() == [label for label in range(10) for _ in range(2)]
     assert (cells.pixels == 10 * cells.labels[:, None, None]).all()
-    assert cells.names[:2].tolist() == ["000000_clean_00", "000001_clean_00"]
+    assert cells.boards[:2].tolist() == ["000000_clean", "000001_clean"]
+    assert cells.places.tolist() == [0] * 20
+
+
+@pytest.mark.parametrize(
+    "file, board, place",
+    [
+        ("000012_cam_80.png", "000012_cam", 80),
+        ("my_board_07.png", "my_board", 7),
+        ("my_board_81.png", "my_board_81", -1),
+        ("five.png", "five", -1),
+        ("img_٣.png", "img_٣", -1),
+    ],
+)
+def test_a_file_name_gives_board_and_place(file, board, place):
+    assert parse_name(file) == (board, place)
 
 
 def test_load_cells_agrees_with_torchvisions_imagefolder(folder):
@@ -60,7 +68,7 @@ def test_load_cells_agrees_with_torchvisions_imagefolder(folder):
     )
 
 
-def test_grey_that_is_stored_as_colour_is_read_as_grey_and_told(folder, capsys):
+def test_grey_that_is_stored_as_rgb_is_read_as_grey_with_a_note(folder, capsys):
     plain = load_cells(folder)
     assert capsys.readouterr().out == ""
     for path, channels in ((folder / "5" / "000000_clean_00.png", 3), (folder / "6" / "000001_clean_00.png", 4)):
@@ -69,8 +77,8 @@ def test_grey_that_is_stored_as_colour_is_read_as_grey_and_told(folder, capsys):
         cv2.imwrite(str(path), image)
     assert (load_cells(folder).pixels == plain.pixels).all()
     first = folder / "5" / "000000_clean_00.png"
-    told = f"{folder}: 2 images store grey as colour, and are read as grey, {first} the first\n"
-    assert capsys.readouterr().out == told
+    note = f"{folder}: 2 images store grey as RGB and are read as grey, such as {first}\n"
+    assert capsys.readouterr().out == note
 
 
 RED = np.array([0, 0, 255], np.uint8)
@@ -117,7 +125,7 @@ def test_load_cells_refuses_and_names_the_culprit(folder, name):
 def test_rectify_and_cut_find_each_cell_at_its_place():
     board = np.kron(np.arange(81, dtype=np.uint8).reshape(9, 9), np.ones((50, 50), np.uint8))
     page = np.pad(board, ((30, 40), (20, 60)), constant_values=255)
-    corners = np.float32([(20, 30), (470, 30), (470, 480), (20, 480)])
+    corners = np.array([(20, 30), (470, 30), (470, 480), (20, 480)], np.float32)
     for margin in (0, 0.06, 0.12):
         cells = cut_cells(rectify(page, corners, 450), margin)
         assert cells.shape == (81, 28, 28)
@@ -158,13 +166,13 @@ def test_augmentation_of_strength_zero_changes_nothing():
 
 
 def test_score_counts_cells_digits_and_boards():
-    names = np.array([f"{page}_{cell:02d}" for page in ("000000_cam", "000001_cam") for cell in range(81)] + ["odd"])
+    boards = np.array(["000000_cam"] * 81 + ["000001_cam"] * 81 + ["odd"])
     labels = np.zeros(163, np.int64)
     labels[:10] = 5
     predictions = labels.copy()
     predictions[[0, 1, 50]] = [3, 0, 7]  # two digits and a blank, all on the first board
     predictions[-1] = 9  # belongs to no whole board
-    cells = Cells(np.zeros((163, 28, 28), np.uint8), labels, names)
+    cells = Cells(np.zeros((163, 28, 28), np.uint8), labels, boards, np.arange(163) % 81)
     assert score(cells, predictions) == {
         "cells": 163, "wrong_cells": 4, "digits": 10, "wrong_digits": 2, "blanks": 153, "wrong_blanks": 2,
         "boards": 2, "wrong_boards": 1,
@@ -174,7 +182,7 @@ def test_score_counts_cells_digits_and_boards():
 def page(name, digits, seed):
     """A page's cells with `digits` (81 numbers), their pixels drawn from `seed`."""
     pixels = np.random.default_rng(seed).integers(0, 256, (81, 28, 28), np.uint8)
-    return Cells(pixels, np.array(digits), np.array([f"{name}_{cell:02d}" for cell in range(81)]))
+    return label_boards([pixels], ["".join(map(str, digits))], [name])
 
 
 def join(*parts):
@@ -188,5 +196,5 @@ def test_pages_in_both_sets_are_found_under_any_name_and_like_cells_are_not():
     other = page("000000_cam", digits, 3)
     other.pixels[:8] = train.pixels[:8]  # eight of its nine digits are printed alike
     val = join(other, renamed, page("000002_cam", blank, 2))
-    assert shared_pages(train, val) == ["000007_cam"]
-    assert shared_pages(train, other) == []
+    assert duplicate_pages(train, val) == ["000007_cam"]
+    assert duplicate_pages(train, other) == []

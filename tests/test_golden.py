@@ -5,19 +5,18 @@ import json
 import shutil
 import sys
 
-from digitnet_cli import UserError
-from digitnet_data import load_cells, normalize
-from digitnet_golden import Limits
-from digitnet_golden import check_golden as check_vectors
-from digitnet_model import load_model
-from digitnet_reference import edge_inputs
-
 import numpy as np
 import onnx
 import pytest
 import torch
 from conftest import ROOT, run, script
 from mutants import replace
+
+from digitnet_cli import UserError
+from digitnet_data import load_cells, normalize
+from digitnet_onnx import load_model
+from digitnet_parity import Limits, edge_inputs
+from digitnet_parity import check_golden as check_vectors
 
 
 def check_golden(chain, *options, golden=None):
@@ -48,7 +47,7 @@ def test_golden_check_runs_where_only_numpy_and_onnxruntime_are(built, tmp_path)
     """Every import from outside the standard library, the repository and requirements-inference.txt is refused."""
     guard = """
 import sys
-own = {"digitnet_cli", "digitnet_data", "digitnet_golden", "digitnet_onnx", "digitnet_scores"}
+own = {"digitnet_cli", "digitnet_data", "digitnet_onnx", "digitnet_parity", "digitnet_scores"}
 allowed = own | {"numpy", "onnxruntime", "flatbuffers", "google", "packaging"}  # with what onnxruntime needs
 class Guard:
     def find_spec(self, name, path=None, target=None):

@@ -10,14 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-from digitnet_cli import UserError
-from digitnet_data import load_cells
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TORCHRUN, WITHOUT_MAKE, run, script
+
+from digitnet_cli import UserError
+from digitnet_data import load_cells
 
 EPOCHS = 3
 
@@ -87,28 +87,27 @@ def test_training_killed_at_random_moments_ends_in_the_same_weights(built, unint
             code, told = stop_after(start("03_Training.py", *options(built, out)), after, signal.SIGKILL)
             assert code in (0, -signal.SIGKILL) and "Traceback" not in told, told
             kills += code != 0
-            resumed += "goes on in epoch" in told
-            assert "starts anew" not in told
+            resumed += "continues after epoch" in told
+            assert "from the beginning" not in told
         assert (out / "digitnet_best.pth").read_bytes() == weights
         assert sorted(path.name for path in out.iterdir()) == ["digitnet_best.pth", "training.json"]
     assert resumed
-    count(f"training: killed {kills} times in {runs} runs, went on {resumed} times, each ended in the same weights")
+    count(f"training: killed {kills} times in {runs} runs, resumed {resumed} times, each ended in the same weights")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_training_says_how_to_go_on_and_does(built, uninterrupted, tmp_path, number):
+def test_training_that_is_asked_to_stop_says_how_to_continue_and_does(built, uninterrupted, tmp_path, number):
     weights, _ = uninterrupted
     code, told = stop_after(start("03_Training.py", *options(built, tmp_path)), 0, number, b"epoch 2/")
-    last = told.rstrip().splitlines()[-1]
     assert code == 128 + number and "Traceback" not in told
-    assert last.startswith("03_Training.py: interrupted ") and "the same command goes on from there" in last
+    assert "The same command continues after the last whole epoch" in told
     result = script("03_Training.py", *options(built, tmp_path))
-    assert result.code == 0 and "goes on in epoch" in result.out
+    assert result.code == 0 and "continues after epoch 1" in result.out
     assert (tmp_path / "digitnet_best.pth").read_bytes() == weights
 
 
 @pytest.mark.parametrize("change", ["settings", "data", "state broken"])
-def test_a_state_that_does_not_fit_is_told_and_not_used(chain, uninterrupted, tmp_path, change):
+def test_a_checkpoint_that_does_not_fit_is_reported_and_not_used(chain, uninterrupted, tmp_path, change):
     weights, _ = uninterrupted
     out = tmp_path / "out"
     stop_after(start("03_Training.py", *options(chain, out)), 0, signal.SIGKILL, b"epoch 2/")
@@ -119,21 +118,21 @@ def test_a_state_that_does_not_fit_is_told_and_not_used(chain, uninterrupted, tm
         cell = next((chain.data / "train" / "3").iterdir())
         cv2.imwrite(str(cell), 255 - cv2.imread(str(cell), cv2.IMREAD_GRAYSCALE))
     result = script("03_Training.py", *options(chain, out), *(("--seed", 1) if change == "settings" else ()))
-    assert result.code == 0 and "training starts anew" in result.out
-    cause = {"settings": "other seed", "data": "other train_sha256", "state broken": "cannot be read"}[change]
+    assert result.code == 0 and "from the beginning" in result.out
+    cause = {"settings": "another seed", "data": "another train_sha256", "state broken": "cannot be read"}[change]
     assert cause in result.out
     assert result.out.count("val acc: ") == EPOCHS + 1  # and the best
     assert ((out / "digitnet_best.pth").read_bytes() == weights) == (change == "state broken")
 
 
-def test_make_goes_on_after_a_power_cut(chain, uninterrupted):
+def test_make_continues_training_after_a_kill(chain, uninterrupted):
     weights, _ = uninterrupted
     settings = [f"PYTHON={sys.executable}", f"DATA={chain.data}", f"OUT={chain.out}", f"EPOCHS={EPOCHS}"]
     command = ["make", "train", *settings, "BATCH=64", "THREADS=1", "TRAIN=6", "VAL=3"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=WITHOUT_MAKE)
     stop_after(process, 0, signal.SIGKILL, b"epoch 2/")
     result = chain.make("train", f"EPOCHS={EPOCHS}")
-    assert result.code == 0 and f"goes on in epoch 2 of {EPOCHS}" in result.out, result.err
+    assert result.code == 0 and f"continues after epoch 1 of {EPOCHS}" in result.out, result.err
     assert (chain.out / "digitnet_best.pth").read_bytes() == weights
 
 
@@ -145,26 +144,26 @@ def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
     stop_after(start("03_Training.py", *killed, launcher=TORCHRUN), 0, signal.SIGKILL, b"epoch 2/")
     assert not (tmp_path / "killed" / "digitnet_best.pth").exists()
     again = run(*TORCHRUN, ROOT / "03_Training.py", *killed)
-    assert again.code == 0 and f"goes on in epoch 2 of {EPOCHS}" in again.out, again.err
+    assert again.code == 0 and f"continues after epoch 1 of {EPOCHS}" in again.out, again.err
     results = [(tmp_path / name / "digitnet_best.pth").read_bytes() for name in ("whole", "killed")]
     assert results[0] == results[1]
 
 
 def test_a_loss_that_stops_being_finite_keeps_the_best_epochs_weights(built, tmp_path, monkeypatch, capsys):
     training = importlib.import_module("03_Training")
-    evaluate, losses, judged = training.evaluate, iter([0.0, 1.0, float("nan")]), []
+    evaluate, losses, evaluated = training.evaluate, iter([0.0, 1.0, float("nan")]), []
 
     def diverging(model, *arguments):
-        judged.append({name: value.clone() for name, value in model.state_dict().items()})
+        evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
         return evaluate(model, *arguments) | {"loss": next(losses), "wrong_cells": 0}
 
     monkeypatch.setattr(training, "evaluate", diverging)
     monkeypatch.setattr(sys, "argv", ["03_Training.py", *map(str, options(built, tmp_path))])
     path = tmp_path / "digitnet_stopped.pth"
-    with pytest.raises(UserError, match=f"not finite in epoch 3: the best epoch's weights, 1, are in {path}"):
-        training.main()
+    with pytest.raises(UserError, match=f"not finite in epoch 3: the weights of epoch 1, the best, are in {path}"):
+        training.main(training.parse_args())
     for name, value in torch.load(path, weights_only=True).items():
-        assert torch.equal(value, judged[0][name]) and not torch.equal(value, judged[1][name]), name
+        assert torch.equal(value, evaluated[0][name]) and not torch.equal(value, evaluated[1][name]), name
     assert not (tmp_path / "digitnet_best.pth").exists()
 
 

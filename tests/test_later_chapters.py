@@ -8,9 +8,6 @@ import json
 import shutil
 import sys
 
-from digitnet_data import Cells
-from digitnet_model import DigitNet
-
 import cv2
 import numpy as np
 import onnx
@@ -21,6 +18,9 @@ from conftest import ROOT, script
 from onnx import TensorProto
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
+
+from digitnet_data import Cells
+from digitnet_model import DigitNet
 
 sys.path.insert(0, str(ROOT / "tools"))
 from quantize import calibration_sets
@@ -119,13 +119,13 @@ def test_an_app_takes_a_single_file_within_its_limits(trained, tmp_path):
 
 def test_calibration_cells_are_the_first_files_or_spread_over_the_classes():
     labels = np.repeat(np.arange(10), [90, *range(20, 29)])
-    cells = Cells(np.arange(len(labels))[:, None], labels, labels.astype(str))
+    cells = Cells(np.arange(len(labels))[:, None], labels, labels.astype(str), labels)
     first, spread = calibration_sets(cells, 50).values()
     assert first.ravel().tolist() == list(range(50))  # all blank, as in sorted order
     assert np.bincount(labels[spread.ravel()]).tolist() == [5] * 10 and len(set(spread.ravel())) == 50
 
 
-def test_quantiser_makes_int8_files_and_tells_what_they_lose(trained, tmp_path):
+def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path):
     (tmp_path / "data").mkdir()
     for folder in ("train", "val"):
         (tmp_path / "data" / folder).symlink_to(trained.data / folder)

@@ -1,17 +1,21 @@
 """One network is the tutorial's; the other keeps its budget and contract; only their own weights are taken."""
 
 import pickle
-
-from digitnet_cli import UserError
-from digitnet_data import normalize
-from digitnet_model import NETWORKS, DigitNet, DigitNetV2, count_parameters, fold_batchnorm, load_model, multiply_adds
-from digitnet_onnx import contract_failures, export, open_session, run_logits
+import shutil
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import ROOT, run
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from digitnet_cli import UserError
+from digitnet_data import normalize
+from digitnet_model import NETWORKS, DigitNet, DigitNetV2, count_parameters, fold_batchnorm
+from digitnet_onnx import contract_failures, export, load_model, open_session, run_logits
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +53,41 @@ def test_digitnet_has_the_tutorials_layers_and_5130_parameters():
     assert names == ["Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear"]
 
 
+def multiply_adds(network):
+    """Multiply-adds for one cell; torch counts two FLOPs for each."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network().eval()(torch.zeros(1, 1, 28, 28))
+    return counter.get_total_flops() // 2
+
+
 def test_digitnetv2_costs_no_more_multiply_adds_than_digitnet():
-    assert multiply_adds(DigitNet()) == 28 * 28 * 16 * 9 + 14 * 14 * 32 * 16 * 9 + 320 == 1_016_384
-    assert multiply_adds(DigitNetV2()) == 970_624 <= multiply_adds(DigitNet())
+    assert multiply_adds(DigitNet) == 28 * 28 * 16 * 9 + 14 * 14 * 32 * 16 * 9 + 320 == 1_016_384
+    assert multiply_adds(DigitNetV2) == 970_624
     assert count_parameters(DigitNetV2()) == 47_450
 
 
-def test_multiply_adds_leaves_the_model_as_it_was():
-    model = DigitNetV2().train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    multiply_adds(model)
-    assert model.training
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.modules())
+def test_the_model_file_works_alone_beside_scripts_of_others(built, tmp_path):
+    """As in the tutorial's later chapters: only this file is copied, torch is the only package, nothing is hooked."""
+    shutil.copy(ROOT / "digitnet_model.py", tmp_path)
+    (tmp_path / "later.py").write_text(
+        "import sys, torch\n"
+        "hook = sys.excepthook\n"
+        "from digitnet_model import DigitNet\n"
+        "assert sys.excepthook is hook\n"
+        "model = DigitNet(num_classes=10)\n"
+        "model.load_state_dict(torch.load(sys.argv[1], map_location='cpu', weights_only=True))\n"
+        "print(list(model.eval()(torch.zeros(2, 1, 28, 28)).shape))\n"
+        "print([name for name in sys.modules if name.startswith('digitnet')])\n"
+    )
+    result = run(sys.executable, "later.py", built.out / "digitnet_best.pth", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == ["[2, 10]", "['digitnet_model']"]
+
+
+def test_importing_the_model_draws_no_random_number():
+    code = "import torch; torch.manual_seed(0); import digitnet_model; print(torch.rand(1).item())"
+    torch.manual_seed(0)
+    assert float(run(sys.executable, "-c", code).out) == torch.rand(1).item()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -78,7 +104,7 @@ def test_light_and_contrast_hardly_change_what_digitnetv2_sees(v2, cells):
         torch.testing.assert_close(v2(normalize(brighter)), v2(normalize(cells)), atol=1e-3, rtol=1e-3)
         seen, seen_fainter = standardize(normalize(cells)), standardize(normalize(fainter))
         scale = (seen * seen_fainter).sum() / (seen * seen).sum()
-        assert 0.7 < scale < 1, "half the contrast should lose a little, to the floor"
+        assert 0.7 < scale < 1, "half the contrast should lose a little, because of eps"
         assert (seen_fainter - scale * seen).abs().max() < 0.05
 
 
@@ -122,7 +148,7 @@ def test_exported_digitnetv2_keeps_the_contract_and_its_logits(v2, cells, tmp_pa
     export(v2, path)
     assert contract_failures(path) == []
     operators = {node.op_type for node in onnx.load(path).graph.node}
-    assert b".py" not in path.read_bytes()  # the exporter's notes of the source code name folders of this machine
+    assert b".py" not in path.read_bytes()  # the exporter's notes on the source code name folders of this machine
     # Nothing that an old ONNX Runtime on a telephone would not have.
     assert operators <= {
         *("ReduceMean", "ReduceL2", "Sub", "Mul", "Add", "Div"),
@@ -164,8 +190,8 @@ def test_load_model_refuses_other_files_in_words(tmp_path):
         "no weights": lambda: path.unlink(missing_ok=True),
         "another network": lambda: torch.save(torch.nn.Linear(3, 3).state_dict(), path),
         "not finite": lambda: torch.save(nan, path),
-        "not a state_dict": lambda: path.write_bytes(b"not a zip file"),
-        "can be read": lambda: path.write_bytes(pickle.dumps(Bomb(bang))),
+        "not a readable": lambda: path.write_bytes(b"not a zip file"),
+        "readable state_dict": lambda: path.write_bytes(pickle.dumps(Bomb(bang))),
     }
     for words, damage in cases.items():
         damage()

@@ -7,14 +7,13 @@ reason.
 
 import runpy
 
-from digitnet_cli import UserError
-from digitnet_data import Cells, load_cells
-from digitnet_golden import Limits
-from digitnet_model import load_model
-from digitnet_reference import exported_weights, make_references
-
 from conftest import ROOT, script
 from mutants import digitnet_mutants, digitnetv2_mutants
+
+from digitnet_cli import UserError
+from digitnet_data import Cells, load_cells
+from digitnet_onnx import load_model
+from digitnet_parity import Limits, exported_weights, make_references
 
 EQUIVALENT = {
     "Identity after the logits": "passes its input on unchanged",

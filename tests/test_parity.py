@@ -4,12 +4,6 @@ import hashlib
 import json
 import runpy
 
-from digitnet_data import normalize
-from digitnet_golden import Limits
-from digitnet_model import load_model
-from digitnet_onnx import classify, contract_failures, open_session, run_logits
-from digitnet_reference import Reference, edge_inputs, refer
-
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +11,10 @@ import torch
 from conftest import ROOT, script
 from mutants import replace, weight
 from onnx import numpy_helper
+
+from digitnet_data import normalize
+from digitnet_onnx import classify, contract_failures, load_model, open_session, run_logits
+from digitnet_parity import Limits, Reference, compute_reference, edge_inputs
 
 
 def check(chain, *options):
@@ -64,7 +62,7 @@ def test_parity_passes_and_reports(built):
     assert report["passed"] and report["failures"] == [] and report["weights"] == 5130
     cells = {name: result["cells"] for name, result in report["measured"].items()}
     batches = {f"random batch of {n}": n for n in (1, 2, 3, 81, 119, 512)}
-    real = {f"real cells cut {cut} %": 2 * 81 for cut in (0, 6, 12)}
+    real = {f"real cells cut {margin}%": 2 * 81 for margin in (0, 6, 12)}
     assert cells == {**batches, "edge inputs": 32, "validation cells": 3 * 2 * 81, **real}
     for name, result in report["measured"].items():
         assert result["mae"] < 1e-4 and result["max_abs"] < 1e-3
@@ -104,7 +102,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_parity_fails_on_a_broken_model_and_tells_all_reasons(chain, name):
+def test_parity_fails_on_a_broken_model_and_prints_every_reason(chain, name):
     """What is seen; tests/test_mutants.py has every kind of break."""
     damage, words = BREAKS[name]
     path = chain.out / "sudoku_digitnet.onnx"
@@ -123,9 +121,9 @@ def test_parity_fails_on_a_broken_model_and_tells_all_reasons(chain, name):
 parity = runpy.run_path(str(ROOT / "04_Parity.py"))
 
 
-@pytest.mark.parametrize("culprit", ["PyTorch", "exporter", "optimiser", "nobody"])
-def test_a_difference_is_laid_at_the_right_door(built, culprit):
-    """Answers of one side are moved by 0.01; the sessions are stood in for, so that each side can be the one."""
+@pytest.mark.parametrize("culprit", ["PyTorch", "exporter", "optimizer", "nobody"])
+def test_parity_attributes_a_mismatch_to_the_guilty_stage(built, culprit):
+    """Answers of one stage are moved by 0.01; stand-ins for the sessions let each stage be the one."""
 
     class Session:
         def __init__(self, moved):
@@ -136,12 +134,12 @@ def test_a_difference_is_laid_at_the_right_door(built, culprit):
 
     real = open_session(built.out / "sudoku_digitnet.onnx")
     model = load_model(built.out / "digitnet_best.pth")
-    reference = refer(model, "edges", edge_inputs())
+    reference = compute_reference(model, "edges", edge_inputs())
     if culprit == "PyTorch":
         reference = reference._replace(logits=reference.logits + np.float32(0.01))
-    sessions = Session(culprit == "exporter"), Session(culprit in ("exporter", "optimiser"))
+    sessions = Session(culprit == "exporter"), Session(culprit in ("exporter", "optimizer"))
     failures, _ = parity["compare"](reference, *sessions, Limits(1e-4, 1e-3))
-    words = {"PyTorch": "PyTorch's own float32", "exporter": "exported graph", "optimiser": "graph optimiser"}
+    words = {"PyTorch": "PyTorch's own float32", "exporter": "exported graph", "optimizer": "graph optimizer"}
     assert len(failures) == (culprit != "nobody")
     assert not failures or words[culprit] in failures[0]
 

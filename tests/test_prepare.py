@@ -1,13 +1,11 @@
 """Drawn data: the right labels at the right place, the same bytes for the same seed, nobody's data overwritten."""
 
-import csv
-
-from digitnet_data import cut_cells, load_cells, rectify
-from pages.puzzles import GIVENS, draw_puzzle, solutions
-
 import cv2
 import numpy as np
 from conftest import script
+
+from digitnet_data import cut_cells, load_cells, read_pages, rectify
+from pages.puzzles import GIVENS, draw_puzzle, solutions
 
 SMALL = ("--train", 3, "--val", 2)
 
@@ -53,17 +51,17 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, sna
 def test_labels_places_and_framings_are_right(built):
     for split, puzzles in (("train", 6), ("val", 3)):
         cells = load_cells(built.data / split)
-        found = {name: (label, pixels) for name, label, pixels in zip(*reversed(cells), strict=True)}
-        rows = list(csv.DictReader((built.data / "grids" / f"{split}.csv").open()))
-        assert len(rows) == 2 * puzzles and len(found) == 2 * puzzles * 81
-        for row in rows:
-            name = row["page"].removesuffix(".png")
-            page = cv2.imread(str(built.data / "grids" / split / row["page"]), cv2.IMREAD_UNCHANGED)
-            corners = np.array([[float(row[f"{axis}{corner}"]) for axis in "xy"] for corner in range(4)])
+        places = zip(cells.boards, cells.places, strict=True)
+        found = dict(zip(places, zip(cells.labels, cells.pixels, strict=True), strict=True))
+        pages = read_pages(built.data / "grids" / f"{split}.csv")
+        assert len(pages) == 2 * puzzles and len(found) == 2 * puzzles * 81
+        for page in pages:
+            name = page.file.removesuffix(".png")
+            image = cv2.imread(str(built.data / "grids" / split / page.file), cv2.IMREAD_UNCHANGED)
             whole = (int(name[:6]) + name.endswith("_cam")) % 2 == 0
-            expected = cut_cells(rectify(page, corners, 675 if whole else 450), 0 if whole else 0.12)
-            for cell, digit in enumerate(row["givens"]):
-                label, pixels = found[f"{name}_{cell:02d}"]
+            expected = cut_cells(rectify(image, page.corners, 675 if whole else 450), 0 if whole else 0.12)
+            for cell, digit in enumerate(page.givens):
+                label, pixels = found[name, cell]
                 assert label == int(digit)
                 assert (pixels == expected[cell]).all()
                 if not whole:  # no grid line is left; a digit shows as ink in the middle, a blank has none
@@ -75,8 +73,7 @@ def test_labels_places_and_framings_are_right(built):
 
 def test_train_and_val_have_different_puzzles(built):
     train, val = (
-        {row["givens"] for row in csv.DictReader((built.data / "grids" / f"{split}.csv").open())}
-        for split in ("train", "val")
+        {page.givens for page in read_pages(built.data / "grids" / f"{split}.csv")} for split in ("train", "val")
     )
     assert len(train) == 6 and len(val) == 3 and not train & val
 
@@ -86,10 +83,8 @@ def test_own_puzzles_are_used(tmp_path):
     (tmp_path / "own.txt").write_text("\n".join(p.replace("0", ".") for p in own) + "\n\n" + own[0] + "\n")
     result = script("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
     assert result.code == 0, result.err
-    used = [
-        row["givens"] for s in ("train", "val") for row in csv.DictReader((tmp_path / f"data/grids/{s}.csv").open())
-    ]
-    assert sorted(set(used)) == sorted(own)
+    used = {page.givens for split in ("train", "val") for page in read_pages(tmp_path / f"data/grids/{split}.csv")}
+    assert used == set(own)
 
 
 def test_data_of_others_are_never_overwritten(tmp_path, snapshot):

@@ -1,26 +1,19 @@
 """What makes training fast keeps its contracts: processes share each batch, order and start come from the seed."""
 
-import importlib
 import json
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from digitnet_data import load_cells, normalize
-from digitnet_model import NETWORKS, start_standardized
-from digitnet_sampling import augment, draw_augmentation, draw_epoch
 
 import pytest
 import torch
 from conftest import ROOT, TORCHRUN, run, script
 
-OPTIONS = ("--epochs", 2, "--batch-size", 65, "--threads", 1, "--train-only")  # 65: one process has a cell more
+from digitnet_data import load_cells, normalize
+from digitnet_model import NETWORKS
+from digitnet_training import augment, data_dependent_init, draw_augmentation, draw_epoch, faster_in_training
 
-
-@pytest.fixture(scope="module")
-def training():
-    return importlib.import_module("03_Training")
+OPTIONS = ("--epochs", 2, "--batch-size", 64, "--threads", 1, "--train-only")
 
 
 def trained(folder: Path) -> tuple[list[dict], dict]:
@@ -91,10 +84,10 @@ def test_processes_with_other_cells_are_refused(built, tmp_path):
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_fewer_cells_a_step_than_processes_are_refused(built, tmp_path):
-    options = ("--data", built.data, "--out", tmp_path / "out", "--batch-size", 1)
+def test_a_batch_that_has_no_equal_shares_is_refused(built, tmp_path):
+    options = ("--data", built.data, "--out", tmp_path / "out", "--batch-size", 65)
     result = run(*TORCHRUN, ROOT / "03_Training.py", *options)
-    assert result.code == 1 and "--batch-size 1 is less than a cell for each of 2 processes" in result.err
+    assert result.code == 1 and "--batch-size 65 cannot be shared equally by 2 processes: use" in result.err
     assert not (tmp_path / "out").exists()
 
 
@@ -113,7 +106,7 @@ def test_a_share_of_a_batch_is_augmented_as_within_the_batch():
         torch.testing.assert_close(augment(cells[share], *(part[share] for part in drawn)), whole[share])
 
 
-def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares(training):
+def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares():
     labels = torch.tensor([3, 0, 0, 9, 0, 1, 2, 0, 4, 5, 0, 6, 7, 0, 8, 1])  # in no order, unevenly many
     first = draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(7))
     assert torch.equal(first, draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(7)))
@@ -124,46 +117,43 @@ def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares(tra
     assert within.tolist() == pytest.approx([0.4 / 6] * 6, abs=0.01)  # every cell of a class is equally likely
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_faster_order_of_layers_gives_equal_logits_and_gradients(network):
+    torch.manual_seed(0)
+    model = NETWORKS[network]().train()
+    x, labels = torch.rand(32, 1, 28, 28) * 2 - 1, torch.arange(32) % 10
+    results = []
+    for forward in (model, faster_in_training(model)):
+        model.zero_grad()
+        logits = forward(x)
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        results.append((logits.detach(), [parameter.grad.clone() for parameter in model.parameters()]))
+    (logits, gradients), (fast_logits, fast_gradients) = results
+    assert logits.std() > 0.01 and all(gradient.any() for gradient in gradients)
+    torch.testing.assert_close(fast_logits, logits, rtol=1e-5, atol=1e-6)
+    for fast, plain in zip(fast_gradients, gradients, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)
+
+
 def test_training_starts_with_every_convolution_standardized(built):
     x = normalize(torch.from_numpy(load_cells(built.data / "train").pixels[::7, None]))
     torch.manual_seed(0)
     model = NETWORKS["digitnet"]()
-    start_standardized(model, x)
+    data_dependent_init(model, x)
     with torch.no_grad():
         first = model.net[0](x)
         second = model.net[3](model.net[:3](x))
     for output in (first, second):
-        deviation, mean = torch.std_mean(output, (0, 2, 3))
+        std, mean = torch.std_mean(output, (0, 2, 3))
         torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
-        torch.testing.assert_close(deviation, torch.ones_like(deviation), atol=1e-3, rtol=0)
+        torch.testing.assert_close(std, torch.ones_like(std), atol=1e-3, rtol=0)
 
 
-def test_the_start_leaves_networks_with_batchnorm_as_they_are():
+def test_the_init_leaves_networks_with_batchnorm_as_they_are():
     model = NETWORKS["digitnetv2"]()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    start_standardized(model, torch.randn(8, 1, 28, 28))
+    data_dependent_init(model, torch.randn(8, 1, 28, 28))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize(("keep", "least", "most"), [("", 0, 50), ("keep_freed_memory()", 100, 200)])
-def test_freed_memory_is_kept_for_the_next_step(keep, least, most):
-    """MiB that malloc holds ready, by glibc's mallinfo, when five tensors of 20 MiB each are freed."""
-    code = f"""
-import ctypes, torch
-from digitnet_cli import keep_freed_memory
-class Mallinfo(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int) for name in
-        "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
-mallinfo = ctypes.CDLL(None).mallinfo
-mallinfo.restype = Mallinfo
-{keep}
-tensors = [torch.zeros(5 * 2**20) for _ in range(5)]
-del tensors
-print(mallinfo().fordblks >> 20)
-"""
-    result = run(sys.executable, "-c", code, cwd=ROOT)
-    assert result.code == 0, result.err
-    assert least <= int(result.out) < most
 
 
 def test_bfloat16_trains_float32_weights(built, tmp_path):

@@ -20,11 +20,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from digitnet_cli import UserError, argument_parser, run_script  # noqa: E402
+from arm_machine import ARMV8_0, CPUS, SUITES, find_qemu, output_of, unpack_python, write_python
+from arm_wheels import gpu_reasons, read_requirements, resolve, unpack_wheels
+from packaging.requirements import Requirement
 
-from arm_machine import ARMV8_0, CPUS, SUITES, find_qemu, output_of, unpack_python, write_python  # noqa: E402
-from arm_wheels import gpu_reasons, read_requirements, resolve, unpack_wheels  # noqa: E402
-from packaging.requirements import Requirement  # noqa: E402
+from digitnet_cli import UserError, argument_parser, run_script
 
 # Enough for every step to run, little enough for an emulator.
 TINY = ("TRAIN=4", "VAL=2", "EPOCHS=1", "BATCH=64", "THREADS=1")

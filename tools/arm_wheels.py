@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from digitnet_cli import UserError
-
 from doctor_packages import GPU_NAME
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from digitnet_cli import UserError
 
 # Wheel tags for glibc 2.28 and older on aarch64 (Raspberry Pi OS bookworm has 2.36).
 TAGS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_26", "manylinux_2_24", "manylinux_2_17", "manylinux2014")

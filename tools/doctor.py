@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))  # python3 -I leaves the script's own folder out
-from doctor_machine import (  # noqa: E402
+from doctor_machine import (
     check_architecture,
     check_disk,
     check_fast_math,
@@ -26,8 +26,8 @@ from doctor_machine import (  # noqa: E402
     check_temporary,
     check_threads,
 )
-from doctor_onnx import check_onnx  # noqa: E402
-from doctor_packages import (  # noqa: E402
+from doctor_onnx import check_onnx
+from doctor_packages import (
     check_cuda,
     check_make,
     check_packages,
