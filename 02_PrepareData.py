@@ -27,7 +27,6 @@ TUTORIAL_CROP_MARGINS = (0.0, 0.12)  # in turn; whole cells are cut from the pag
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
 MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)  # of photo pages
 TRAIN_PAGES_KEPT = 100
-SHEET_ROWS, SHEET_COLUMNS, SHEET_TILE = 5, 8, 225  # of --sheet; its right half shows real boards
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,8 +39,6 @@ def parse_args() -> argparse.Namespace:
     add("--puzzles", type=Path, metavar="FILE", help="own puzzles, 81 characters a line, 0 or . blank")
     add("--seed", type=non_negative_int, default=0, help="of puzzles and camera; same seed, same bytes")
     add("--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes")
-    add("--system-fonts", action="store_true", help="photo: train on Debian's fonts too, if installed")
-    add("--sheet", type=Path, metavar="PNG", help="draw nothing but a sheet of photo pages, to look at")
     args = parser.parse_args()
     if max(args.train or 0, args.val or 0) > 999_999:
         parser.error("--train and --val: file names have room for 999,999 puzzles")
@@ -69,14 +66,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from digitnet_cli import UserError, describe_run, run_script, write_file, write_json
-from digitnet_data import BOARD_SIDE, MARKER, PREPARED, REAL_BOARDS, cut_cells, rectify
-from pages.camera import Photo, cut_photo, take_photo
+from digitnet_cli import UserError, describe_run, run_script, write_json
+from digitnet_data import BOARD_SIDE, MARKER, PREPARED, cut_cells, rectify
+from pages.camera import cut_photo, take_photo
 from pages.fonts import load_fonts
 from pages.puzzles import draw_puzzle, read_puzzles, vary_puzzle
 from pages.tutorial import FACES, STEP, draw_page, photograph
-
-# --- pages ------------------------------------------------------------------------------------
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -101,10 +96,13 @@ def make_pages(task: tuple[str, int, str], seed: int, out: Path) -> list[list]:
     return rows
 
 
-def make_photo(task: tuple[str, int, str], seed: int, out: Path, system_fonts: bool) -> list[list]:
+def make_photo(task: tuple[str, int, str], seed: int, out: Path) -> list[list]:
     """Take a puzzle's photo and cut its cells into `out`; return the row of the split's CSV."""
     split, number, puzzle = task
-    photo, givens = numbered_photo(split, number, puzzle, seed, system_fonts)
+    rng = np.random.default_rng([seed, split == "val", number])
+    more = int(rng.integers(MORE_GIVENS[0], MORE_GIVENS[1] + 1)) if rng.random() < MORE_GIVENS_PROBABILITY else 0
+    givens = vary_puzzle(puzzle, more, rng)
+    photo = take_photo(givens, load_fonts(split), rng)
     name = f"{number:06d}_cam"
     if split == "val" or number < TRAIN_PAGES_KEPT:
         write_image(out / "grids" / split / f"{name}.png", photo.view)
@@ -113,43 +111,8 @@ def make_photo(task: tuple[str, int, str], seed: int, out: Path, system_fonts: b
     return [[f"{name}.png", givens, *(f"{value:.2f}" for value in photo.corners.ravel())]]
 
 
-def numbered_photo(split: str, number: int, puzzle: str, seed: int, system_fonts: bool) -> tuple[Photo, str]:
-    """Take the photo that has this number in its split; return it and the board's givens."""
-    rng = np.random.default_rng([seed, split == "val", number])
-    more = int(rng.integers(MORE_GIVENS[0], MORE_GIVENS[1] + 1)) if rng.random() < MORE_GIVENS_PROBABILITY else 0
-    givens = vary_puzzle(puzzle, more, rng)
-    return take_photo(givens, load_fonts(split, system_fonts), rng), givens
-
-
-def draw_sheet(path: Path, seed: int, system_fonts: bool) -> None:
-    """Draw a sheet to compare: straightened photo pages on the left, real boards, if there are any, on the right."""
-    real = sorted((REAL_BOARDS / "boards").glob("*.jpg"))
-    columns = SHEET_COLUMNS // 2 if real else SHEET_COLUMNS
-    rng = np.random.default_rng(seed)
-    tiles = []
-    for number in range(SHEET_ROWS * columns):
-        photo, _ = numbered_photo("train", number, draw_puzzle(rng), seed, system_fonts)
-        tiles.append(rectify(photo.view, photo.corners, BOARD_SIDE))
-    halves = [tiles]
-    if real:
-        chosen = rng.permutation(len(real))[: SHEET_ROWS * columns]
-        boards = [cv2.imread(str(real[i]), cv2.IMREAD_GRAYSCALE) for i in chosen]
-        halves.append([board for board in boards if board is not None])
-    sheet = np.hstack([tiled(half, columns) for half in halves])
-    write_file(path, lambda name: write_image(Path(name), sheet))
-
-
-def tiled(boards: list[np.ndarray], columns: int) -> np.ndarray:
-    """Reduce boards to SHEET_TILE pixels and lay them out in rows of `columns`."""
-    small = [cv2.resize(board, (SHEET_TILE, SHEET_TILE), interpolation=cv2.INTER_AREA) for board in boards]
-    return np.vstack([np.hstack(small[i : i + columns]) for i in range(0, len(small), columns)])
-
-
 def numbered_puzzle(number: int, seed: int) -> str:
     return draw_puzzle(np.random.default_rng([seed, number]))
-
-
-# --- the data folder --------------------------------------------------------------------------
 
 
 def set_up_worker() -> None:
@@ -185,7 +148,7 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
             (new / split / str(label)).mkdir(parents=True)
     boards = BOARDS_PER_PUZZLE[args.style]
     for_train, for_val = math.ceil(args.train / boards), math.ceil(args.val / boards)
-    make = partial(make_photo, system_fonts=args.system_fonts) if args.style == "photo" else make_pages
+    make = make_photo if args.style == "photo" else make_pages
     pool = ProcessPoolExecutor(args.workers, initializer=set_up_worker)
     try:
         puzzles = choose_puzzles(args, for_train + for_val, pool)
@@ -238,7 +201,7 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     report: dict = {"settings": settings}
     if args.style == "photo":
-        families = {split: [font.family for font in load_fonts(split, args.system_fonts)] for split in ("train", "val")}
+        families = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}
         report["fonts"] = families
     args.out.mkdir(parents=True, exist_ok=True)
     # Named by process: what a killed run's workers still write must not get among this one's files.
@@ -255,9 +218,6 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.sheet:
-        draw_sheet(args.sheet, args.seed, args.system_fonts)
-        return print(f"Done. Sheet of photo pages: {args.sheet}")
     counts = prepare(args)
     for split in ("train", "val"):
         cells = [counts[f"{split}/{label}"] for label in range(10)]

@@ -127,38 +127,29 @@ from digitnet_training import (
 )
 
 
-def build(args: argparse.Namespace, cells: Cells) -> TrainState:
-    """Return a network, initialised on a first batch of `cells`, with the optimizer and all else it is trained with."""
-    torch.manual_seed(args.seed)
-    model = NETWORKS[args.model]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
-    first = draw_epoch(torch.from_numpy(cells.labels), args.batch_size, args.blank_fraction, epoch_generator(args, 0))
-    data_dependent_init(model, normalize(torch.from_numpy(cells.pixels[:, None])[first]))
-    steps = args.epochs * steps_per_epoch(args, cells)
-    return TrainState(model, args.lr, steps, args.warmup_fraction, WEIGHT_DECAY, EMA_DECAY)
-
-
-def steps_per_epoch(args: argparse.Namespace, cells: Cells) -> int:
-    """Return how many batches show as many cells as there are."""
-    return math.ceil(len(cells.labels) / args.batch_size)
-
-
 def epoch_generator(args: argparse.Namespace, epoch: int) -> torch.Generator:
     """Return an epoch's random generator; it depends on no earlier epoch, so a resumed run draws the same."""
     return torch.Generator().manual_seed(args.seed * 100_003 + epoch)
 
 
+def build(args: argparse.Namespace, cells: Cells) -> TrainState:
+    """Return a network, initialised on a first batch of `cells`, with its optimizer, schedule and average."""
+    torch.manual_seed(args.seed)
+    model = NETWORKS[args.model]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+    first = draw_epoch(torch.from_numpy(cells.labels), args.batch_size, args.blank_fraction, epoch_generator(args, 0))
+    data_dependent_init(model, normalize(torch.from_numpy(cells.pixels[:, None])[first]))
+    return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, WEIGHT_DECAY, EMA_DECAY)
+
+
 def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch: int, processes: Processes) -> float:
     """Train for one epoch and return its mean loss; each process takes its share of every batch, all of it if alone."""
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
-    generator = epoch_generator(args, epoch)
-    steps = steps_per_epoch(args, cells)
-    order = draw_epoch(labels, steps * args.batch_size, args.blank_fraction, generator)
+    generator, share = epoch_generator(args, epoch), processes.share
+    order = draw_epoch(labels, args.steps * args.batch_size, args.blank_fraction, generator)
     model = processes.wrap(faster_in_training(state.model.train()))
     total = torch.zeros(())
-    batches = order.split(args.batch_size)
-    for batch in tqdm(batches, f"epoch {epoch}/{args.epochs}", disable=processes.rank > 0):
+    for batch in tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=processes.rank > 0):
         affine, blurred = draw_augmentation(args.batch_size, generator, **args.augmentation)
-        share = processes.share
         x = augment(normalize(pixels[batch[share]]), affine[share], blurred[share])
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             logits = model(x)
@@ -169,7 +160,7 @@ def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch
         state.schedule.step()
         state.ema.update_parameters(state.model)
         total += loss.detach()
-    return processes.sum(total).item() / processes.world_size / steps
+    return processes.sum(total).item() / processes.world_size / args.steps
 
 
 def fit(
@@ -182,8 +173,7 @@ def fit(
     """
     state = build(args, train_cells)
     best_state, history, seconds = state.ema_weights(), [], 0.0
-    saved = processes.gather(read_checkpoint(checkpoint, run) if processes.rank == 0 else None)[0]
-    if saved:
+    if saved := processes.gather(read_checkpoint(checkpoint, run) if processes.rank == 0 else None)[0]:
         state.load_state_dict(saved)
         best_state, history, seconds = saved["best"], saved["history"], saved["seconds"]
         print(f"{checkpoint}: continues after epoch {len(history)} of {args.epochs}")
@@ -194,13 +184,11 @@ def fit(
         train_seconds = time.perf_counter() - epoch_start
         val = evaluate(state.ema.module, val_cells, args.label_smoothing, processes)
         if not math.isfinite(loss + val["loss"]):
-            raise diverged(args, epoch, best_state, history)
-        record = {"epoch": epoch, "train_loss": loss, "val": val, "train_seconds": round(train_seconds, 3)}
-        record |= {"images": steps_per_epoch(args, train_cells) * args.batch_size}
+            raise UserError(f"the loss is not finite in epoch {epoch}: nothing was saved; try a lower --lr")
         seconds = time.perf_counter() - start
-        history.append(record | {"seconds": round(seconds, 2)})
-        print(f"val acc: {accuracy(record):.4f}")
-        print(f"  {describe_scores(val)}")
+        record = {"epoch": epoch, "train_loss": loss, "val": val, "images": args.steps * args.batch_size}
+        history.append(record | {"train_seconds": round(train_seconds, 3), "seconds": round(seconds, 2)})
+        print(f"val acc: {accuracy(record):.4f}\n  {describe_scores(val)}")
         if best_epoch(history)["epoch"] == epoch:
             best_state = state.ema_weights()
         if processes.rank == 0:
@@ -219,31 +207,27 @@ def best_epoch(history: list[dict]) -> dict:
     return min(history, key=lambda record: (record["val"]["wrong_cells"], record["val"]["loss"]))
 
 
-def diverged(args: argparse.Namespace, epoch: int, best_state: dict, history: list[dict]) -> UserError:
-    """Save what was reached before the loss became infinite or NaN; return the error to raise."""
-    kept = "nothing was saved"
-    if history:
-        path = args.out / f"{args.model}_stopped.pth"
-        save_weights(best_state, path)
-        kept = f"the weights of epoch {best_epoch(history)['epoch']}, the best, are in {path}"
-    return UserError(f"the loss is not finite in epoch {epoch}: {kept}; try a lower --lr")
-
-
-def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None:
-    """Load the cells, train, and write the best weights and training.json. Raises UserError for unusable data."""
-    keep_freed_memory()
+def load_data(args: argparse.Namespace) -> tuple[Cells, Cells]:
+    """Load the training and the validation cells. Raises UserError if they cannot be trained on."""
     train_cells, val_cells = load_cells(args.data / "train"), load_cells(args.data / "val")
-    count = len(train_cells.labels)
-    print("Train batch shape:", torch.Size([min(args.batch_size, count), 1, CELL_SIZE, CELL_SIZE]))
-    data = {"train_sha256": sha256_of_cells(train_cells), "val_sha256": sha256_of_cells(val_cells)}
-    processes.check(args.batch_size, data)
-    if args.batch_size > (limit := max(1024, count)):
+    print("Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE]))
+    if args.batch_size > (limit := max(1024, len(train_cells.labels))):
         raise UserError(f"--batch-size {args.batch_size} is more than there are cells: {limit} at most")
     if shared := duplicate_pages(train_cells, val_cells):
         raise UserError(
-            f"{args.data / 'val'} shares {len(shared)} pages with {args.data / 'train'}, {', '.join(shared[:3])}"
-            f"{', …' if len(shared) > 3 else ''}: its score would mean nothing; remove them from one of the two"
+            f"{args.data / 'val'} shares {len(shared)} pages with {args.data / 'train'}, such as {shared[0]}: "
+            "its score would mean nothing; remove them from one of the two"
         )
+    return train_cells, val_cells
+
+
+def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None:
+    """Load the cells, train, and write the best weights and training.json."""
+    keep_freed_memory()
+    train_cells, val_cells = load_data(args)
+    args.steps = math.ceil(len(train_cells.labels) / args.batch_size)  # per epoch
+    data = {"train_sha256": sha256_of_cells(train_cells), "val_sha256": sha256_of_cells(val_cells)}
+    processes.check(args.batch_size, data)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     same = settings.keys() - {"data", "out", "train_only", "export_only"}  # what may differ when a run is resumed
     run = fingerprint({name: settings[name] for name in same} | {"processes": processes.world_size}, data)
@@ -257,8 +241,7 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     if processes.rank:
         return
     best = best_epoch(history)
-    print(f"Best val acc: {accuracy(best):.4f}")
-    print(f"  epoch {best['epoch']}: {describe_scores(best['val'])}")
+    print(f"Best val acc: {accuracy(best):.4f}\n  epoch {best['epoch']}: {describe_scores(best['val'])}")
     report = {"settings": settings, "best_epoch": best["epoch"], "data": data, "epochs": history}
     write_json(args.out / "training.json", report | {"run": describe_run()})
     save_weights(best_state, weights)  # last: make takes the weights as a sign that both files are there

@@ -141,11 +141,7 @@ def compare(
 
 
 def check(
-    onnx_file: Path,
-    weights: dict[str, np.ndarray],
-    references: list[Reference],
-    limits: Limits,
-    log: Callable[[str], None] = print,
+    onnx_file: Path, weights: dict, references: list[Reference], limits: Limits, log: Callable[[str], None] = print
 ) -> tuple[list[str], dict[str, dict]]:
     """Check all of parity: every failure as a line, and the measurements by set; `log` gets the table's lines.
 

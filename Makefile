@@ -79,8 +79,6 @@ PARITY     := $(OUT)/parity.json
 GOLDEN     := $(OUT)/golden.npz
 EVALUATION := $(OUT)/evaluation.json
 PICTURES   := $(addprefix $(OUT)/,confusion_matrix.png learning_curve.png misread_cells.png training_cells.png)
-# Drawn pages beside real boards, to look at.
-SHEET      := $(if $(filter photo,$(PROFILE)),$(OUT)/pages.png)
 SUMMARY    := $(OUT)/summary.txt
 
 # Data that 02_PrepareData.py did not make are used as they are: their folders stand for them.
@@ -111,7 +109,7 @@ parity: $(PARITY)
 golden: $(GOLDEN)
 
 ## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards
-evaluate: $(EVALUATION) $(PICTURES) $(SHEET)
+evaluate: $(EVALUATION) $(PICTURES)
 
 $(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
 	"$(PYTHON)" $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
@@ -134,10 +132,7 @@ $(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTAL
 check-real: $(ONNX) $(PREPARED)
 	"$(PYTHON)" 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --min-accuracy $(MIN_ACCURACY)
 
-$(OUT)/pages.png: $(DRAWING) | $(INSTALLED)
-	"$(PYTHON)" $< --style photo --seed $(SEED) --sheet $@
-
-$(SUMMARY): tools/summarize.py $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET)
+$(SUMMARY): tools/summarize.py $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES)
 	@echo; "$(PYTHON)" $< --out $@ $(PARITY) $(EVALUATION) --files $(WEIGHTS) $(ONNX)
 
 # Settings stamps: remade only when a value differs from what the file says, so that `make EPOCHS=12`
@@ -201,8 +196,8 @@ doctor:
 
 ## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own files)
 clean:
-	rm -rf build $(WEIGHTS) $(ONNX) $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SHEET) $(SUMMARY) \
-		$(addprefix $(OUT)/,training.json .settings .check-real) $(wildcard $(OUT)/*_stopped.pth $(OUT)/.*_state.pth)
+	rm -rf build $(WEIGHTS) $(ONNX) $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SUMMARY) \
+		$(addprefix $(OUT)/,training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
 	@rmdir $(OUT) 2> /dev/null || true
 	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
 		(cd $(DATA) && set -x && rm -rf train val grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi

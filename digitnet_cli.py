@@ -9,6 +9,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (pip does not ask for it, but a re
     sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: `make doctor` says what to do")
 
 import argparse
+import contextlib
 import ctypes
 import glob
 import hashlib
@@ -82,49 +83,22 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     return OneLineParser(description=description, formatter_class=Help, allow_abbrev=False)
 
 
-def whole_number(text: str, lowest: int) -> int:
-    """Read a whole number from `lowest` to 2**31 - 1. Raises ArgumentTypeError, whose message argparse prints."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = lowest - 1
-    if value >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {2**31 - 1}")
-    if value < lowest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {lowest}")
-    return value
+def number(kind: type, what: str, valid: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """Return an argparse type that reads a `kind` for which `valid` holds; `what` describes it in the error."""
+
+    def read(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if valid(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+    return read
 
 
-def positive_int(text: str) -> int:
-    """Read a whole number of at least 1 (an argparse type)."""
-    return whole_number(text, 1)
-
-
-def non_negative_int(text: str) -> int:
-    """Read a whole number of at least 0 (an argparse type)."""
-    return whole_number(text, 0)
-
-
-def positive_float(text: str) -> float:
-    """Read a finite number above 0 (an argparse type)."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Read a number from 0 to below 1 (an argparse type)."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
-    return value
+positive_int = number(int, f"a whole number from 1 to {2**31 - 1}", lambda n: 1 <= n < 2**31)
+non_negative_int = number(int, f"a whole number from 0 to {2**31 - 1}", lambda n: 0 <= n < 2**31)
+positive_float = number(float, "a number above 0", lambda x: 0 < x < float("inf"))
+fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 
 def available_cpus() -> int:
@@ -192,24 +166,24 @@ def describe_run() -> dict:
     }
 
 
-def cpuinfo() -> list[str]:
-    """Return the lines of /proc/cpuinfo, none where there is no such file."""
+def cpuinfo() -> dict[str, str]:
+    """Return the last processor's entry in /proc/cpuinfo, empty where there is no such file."""
     try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return []
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def processor_name() -> str:
-    """Return the processor's name in /proc/cpuinfo; on Arm, which has no name there, its part number."""
-    if not (lines := cpuinfo()):
-        return platform.processor()
-    names = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return names.get("model name") or f"{names.get('Model', platform.machine())}, CPU part {names.get('CPU part', '?')}"
+    """Return the processor's name; on Arm, where /proc/cpuinfo has none, its part number."""
+    info = cpuinfo()
+    part = f"{info.get('Model', platform.machine())}, CPU part {info.get('CPU part', '?')}"
+    return info.get("model name") or (part if info else platform.processor())
 
 
 def cpu_flags() -> str:
     """Return the processor's features that change how sums are rounded: vector units, short floats; "" if unknown."""
-    flags = next((line.partition(":")[2] for line in cpuinfo() if line.startswith(("flags", "Features"))), "")
     wanted = re.compile("sse4|avx|fma|f16c|amx|asimd|sve|sme|bf16|i8mm|fphp|atomics")
-    return " ".join(flag for flag in flags.split() if wanted.match(flag))
+    info = cpuinfo()
+    return " ".join(filter(wanted.match, (info.get("flags") or info.get("Features") or "").split()))

@@ -46,20 +46,17 @@ class Cells(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A drawn page, as grids/*.csv lists it."""
+    """A drawn page, as grids/*.csv lists it: corners are float64 [4, 2] x, y, top left first, then clockwise."""
 
     file: str
     givens: str  # 81 digits, 0 = blank
-    corners: np.ndarray  # float64 [4, 2] x, y of the grid in pixels: top left, then clockwise
+    corners: np.ndarray
 
 
 def normalize(pixels: Any) -> Any:
     """Turn uint8 pixels (numpy array or torch tensor) into the networks' input, float32, (v/255 - 0.5)/0.5."""
     scaled = pixels.float() if hasattr(pixels, "float") else np.asarray(pixels, np.float32)
     return (scaled / 255 - 0.5) / 0.5
-
-
-# --- folders of cells -------------------------------------------------------------------------
 
 
 def load_cells(folder: Path | str) -> Cells:
@@ -96,12 +93,11 @@ def list_cells(folder: Path) -> tuple[list[str], list[int]]:
         raise UserError(f"{folder.parent} is only half prepared: run `make data` (or python3 02_PrepareData.py) again")
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if found != classes:
-        missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+        kinds = {"missing": set(classes) - set(found), "unknown": set(found) - set(classes)}
+        wrong = [f"{kind} {', '.join(sorted(names))};" for kind, names in kinds.items() if names]
         raise UserError(
-            f"{folder} must hold exactly the class folders 0 to 9:"
-            + (f" missing {', '.join(missing)};" if missing else "")
-            + (f" unknown {', '.join(extra)};" if extra else "")
-            + " mend the folder or prepare the data anew"
+            f"{folder} must hold exactly the class folders 0 to 9: {' '.join(wrong)} "
+            "mend the folder or prepare the data anew"
         )
     paths, labels = [], []
     for label, name in enumerate(classes):
@@ -181,9 +177,6 @@ def duplicate_pages(train: Cells, val: Cells) -> list[str]:
     return sorted(in_val[content] for content in in_train.keys() & in_val.keys())
 
 
-# --- pages and boards -------------------------------------------------------------------------
-
-
 def read_pages(table: Path) -> list[Page]:
     """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes."""
     with table.open(newline="") as file:
@@ -235,16 +228,9 @@ def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
 
     step = board.shape[0] // 9
     inset = int(crop_margin * step)
-    cells = [
-        cv2.resize(
-            board[row * step + inset : (row + 1) * step - inset, col * step + inset : (col + 1) * step - inset],
-            (CELL_SIZE, CELL_SIZE),
-            interpolation=cv2.INTER_AREA,
-        )
-        for row in range(9)
-        for col in range(9)
-    ]
-    return np.stack(cells)
+    starts = range(inset, 9 * step, step)
+    cells = [board[y : y + step - 2 * inset, x : x + step - 2 * inset] for y in starts for x in starts]
+    return np.stack([cv2.resize(cell, (CELL_SIZE, CELL_SIZE), interpolation=cv2.INTER_AREA) for cell in cells])
 
 
 def rectangle(left: float, top: float, width: float, height: float) -> np.ndarray:

@@ -83,9 +83,6 @@ def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
     return failures
 
 
-# --- weights and export -----------------------------------------------------------------------
-
-
 def load_model(path: Path | str) -> torch.nn.Module:
     """Return the network whose state_dict lies at `path`, in eval mode; never run code from the file.
 
@@ -158,9 +155,6 @@ def drop_traces(path: str) -> None:
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")
     onnx.save(model, path)
-
-
-# --- the contract -----------------------------------------------------------------------------
 
 
 def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:

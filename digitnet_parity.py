@@ -52,9 +52,6 @@ def logit_difference(expected: np.ndarray, logits: np.ndarray) -> dict[str, floa
     return {"mae": float(apart.mean()), "max_abs": float(apart.max())}
 
 
-# --- PyTorch's answers ------------------------------------------------------------------------
-
-
 class Reference(NamedTuple):
     """PyTorch's answers to a set of inputs."""
 
@@ -121,9 +118,6 @@ def exported_weights(model: torch.nn.Module) -> dict[str, np.ndarray]:
     from digitnet_model import fold_batchnorm
 
     return {name: value.numpy() for name, value in fold_batchnorm(model).state_dict().items()}
-
-
-# --- golden vectors ---------------------------------------------------------------------------
 
 
 def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:

@@ -24,9 +24,6 @@ EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's ca
 ROOT = Path(__file__).resolve().parent
 
 
-# --- batches ----------------------------------------------------------------------------------
-
-
 def draw_epoch(labels: torch.Tensor, count: int, blank_fraction: float, generator: torch.Generator) -> torch.Tensor:
     """Draw the indices of an epoch's cells, int64 [count]: `blank_fraction` blank, all digits equally often."""
     members, sizes = labels.argsort(stable=True), torch.bincount(labels, minlength=NUM_CLASSES)
@@ -68,9 +65,6 @@ def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) ->
         padded = F.pad(cells[blurred], (1, 1, 1, 1), mode="replicate")
         cells[blurred] = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 3)), kernel.view(1, 1, 3, 1))
     return cells
-
-
-# --- the network while it learns --------------------------------------------------------------
 
 
 def data_dependent_init(model: nn.Module, x: torch.Tensor) -> None:
@@ -142,9 +136,6 @@ class TrainState:
         return {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
 
 
-# --- several processes ------------------------------------------------------------------------
-
-
 class Processes:
     """The processes that torchrun started, each of which computes its share of every batch.
 
@@ -208,9 +199,6 @@ def evaluate(model: nn.Module, cells: Cells, label_smoothing: float, processes: 
     processes.sum(logits)  # every process has filled in its own rows
     loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
     return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
-
-
-# --- checkpoints ------------------------------------------------------------------------------
 
 
 def fingerprint(settings: dict, data: dict[str, str]) -> dict[str, str]:

@@ -29,9 +29,6 @@ class Photo(NamedTuple):
     crop_margin: float  # cut off each side of a cell, as a fraction
 
 
-# --- the camera -------------------------------------------------------------------------------
-
-
 def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
     """A phone's photo of a page: uint8 [H, W], the grid's corners in it, float32 [4, 2], and the board's side."""
     side = np.exp(rng.uniform(*np.log(BOARD_SIZES)))
@@ -142,9 +139,6 @@ def shake(length: float, rng: np.random.Generator) -> np.ndarray:
     kernel = np.histogram2d(y, x, bins=side, range=[[-reach - 0.5, reach + 0.5]] * 2, weights=weight)[0]
     kernel = cv2.GaussianBlur(kernel.astype(np.float32), (0, 0), 0.5)
     return kernel / kernel.sum()
-
-
-# --- all of it --------------------------------------------------------------------------------
 
 
 def take_photo(puzzle: str, fonts: tuple[Font, ...], rng: np.random.Generator) -> Photo:

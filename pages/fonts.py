@@ -44,8 +44,6 @@ MATPLOTLIB = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "DejaVuSans"
 WEIGHTS = 380, 760  # of variable fonts
 WIDTHS = 75, 105
 ITALIC = 0.15  # how often, where the family has it
-SYSTEM_FONTS = ("liberation", "urw-base35", "freefont")  # folders under /usr/share/fonts/*/
-NO_DIGITS = ("D050000L", "StandardSymbols", "Z003")  # symbols and script in them
 
 
 class Font(NamedTuple):
@@ -75,25 +73,11 @@ def family(name: str, files: tuple[str, ...] | list[str], often: float) -> Font:
     return Font(name, tuple(file for file in files if file not in slanted), tuple(slanted), often)
 
 
-def system_fonts() -> list[Font]:
-    """Debian's fonts with the newspaper look, where they are installed."""
-    found = []
-    for folder in sorted(Path("/usr/share/fonts").glob("*/*")):
-        if folder.name.startswith(SYSTEM_FONTS):
-            families: dict[str, list[str]] = {}
-            for file in sorted(folder.glob("*.[ot]tf")):
-                if not file.name.startswith(NO_DIGITS):
-                    families.setdefault(file.stem.partition("-")[0], []).append(str(file))
-            found += [family(name, files, 1) for name, files in families.items()]
-    return found
-
-
 @cache
-def load_fonts(split: str, system: bool = False) -> tuple[Font, ...]:
-    """The fonts of the `train` or the `val` pages; no family is in both. System fonts are for training only."""
+def load_fonts(split: str) -> tuple[Font, ...]:
+    """Return the fonts of the `train` or the `val` pages; no family is in both."""
     table = {"train": TRAIN_FONTS, "val": VAL_FONTS}[split]
-    fonts = [family(package, font_files(package), often) for package, often in table.items()]
-    return tuple(fonts + (system_fonts() if system and split == "train" else []))
+    return tuple(family(package, font_files(package), often) for package, often in table.items())
 
 
 def pick_file(fonts: tuple[Font, ...], rng: np.random.Generator) -> str:

@@ -21,9 +21,6 @@ PAGE = BOARD + 2 * EDGE
 BANK = 1024  # side of the noise that pages take parts of
 
 
-# --- chance --------------------------------------------------------------------------------
-
-
 def chance(rng: np.random.Generator, probability: float) -> bool:
     """True as often as `probability` says."""
     return rng.random() < probability
@@ -56,8 +53,6 @@ def part(bank: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     piece = piece[:, ::-1] if turn & 2 else piece
     return piece.T if turn & 4 else piece
 
-
-# --- the print --------------------------------------------------------------------------------
 
 WORDS = [
     "the", "of", "and", "to", "in", "for", "that", "with", "said", "on", "from", "page", "city", "weather", "today",
@@ -186,9 +181,6 @@ def draw_board(puzzle: str, glyphs: np.ndarray, rng: np.random.Generator) -> tup
     if chance(rng, 0.22):
         page *= draw_shades(rng)
     return page, rectangle(EDGE, EDGE, BOARD, BOARD)
-
-
-# --- the paper --------------------------------------------------------------------------------
 
 
 def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -196,7 +196,7 @@ def test_bad_data_stop_make_and_keep_the_artifacts(chain, snapshot, damage):
 
 # Options that are off, or name nothing, unless they are given.
 NO_DEFAULT = {
-    *("puzzles", "system-fonts", "sheet"), *("bf16", "train-only", "export-only"),
+    "puzzles", *("bf16", "train-only", "export-only"),
     *("golden", "write-golden", "report", "real"), "min-accuracy",
 }  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Killed at any moment and started again: the same bytes as if nothing had happened, and nothing half-made is used."""
 
 import contextlib
-import importlib
 import os
 import shutil
 import signal
@@ -13,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT, TORCHRUN, WITHOUT_MAKE, run, script
 
 from digitnet_cli import UserError
@@ -147,24 +145,6 @@ def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
     assert again.code == 0 and f"continues after epoch 1 of {EPOCHS}" in again.out, again.err
     results = [(tmp_path / name / "digitnet_best.pth").read_bytes() for name in ("whole", "killed")]
     assert results[0] == results[1]
-
-
-def test_a_loss_that_stops_being_finite_keeps_the_best_epochs_weights(built, tmp_path, monkeypatch, capsys):
-    training = importlib.import_module("03_Training")
-    evaluate, losses, evaluated = training.evaluate, iter([0.0, 1.0, float("nan")]), []
-
-    def diverging(model, *arguments):
-        evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
-        return evaluate(model, *arguments) | {"loss": next(losses), "wrong_cells": 0}
-
-    monkeypatch.setattr(training, "evaluate", diverging)
-    monkeypatch.setattr(sys, "argv", ["03_Training.py", *map(str, options(built, tmp_path))])
-    path = tmp_path / "digitnet_stopped.pth"
-    with pytest.raises(UserError, match=f"not finite in epoch 3: the weights of epoch 1, the best, are in {path}"):
-        training.main(training.parse_args())
-    for name, value in torch.load(path, weights_only=True).items():
-        assert torch.equal(value, evaluated[0][name]) and not torch.equal(value, evaluated[1][name]), name
-    assert not (tmp_path / "digitnet_best.pth").exists()
 
 
 # --- data --------------------------------------------------------------------------------------------

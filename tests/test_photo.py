@@ -161,11 +161,3 @@ def test_varied_puzzles_keep_their_rules():
         assert count == max(givens, 81 - puzzle.count("0"))
         assert len(list(solutions({c: int(d) for c, d in enumerate(varied) if d != "0"}))) == 1
         assert varied != puzzle
-
-
-def test_sheet_is_drawn_and_nothing_else(tmp_path):
-    result = script("02_PrepareData.py", "--style", "photo", "--sheet", tmp_path / "pages.png", cwd=tmp_path)
-    assert result.code == 0, result.err
-    sheet = cv2.imread(str(tmp_path / "pages.png"), cv2.IMREAD_GRAYSCALE)
-    assert sheet.shape == (5 * 225, 8 * 225) and sheet.std() > 10
-    assert [p.name for p in tmp_path.iterdir()] == ["pages.png"]
