@@ -132,7 +132,7 @@ CASES = {
     "folders nested": (
         lambda: shutil.move("data", "all") and shutil.copytree("all", "data/data"), TRAIN, 1, "no data in data/train"),
     "data a file": (replace_by("data", lambda p: write(p, b"")()), TRAIN, 1, "no data in data/train"),
-    "validation is training": (same_pages, TRAIN, 1, "data/val shares 1 pages with data/train, 000000_clean"),
+    "validation is training": (same_pages, TRAIN, 1, "data/val shares 1 pages with data/train, such as 000000_clean"),
     "half prepared": (write("data/.made-by-02_PrepareData.py", b""), TRAIN, 1, "only half prepared"),
     "others' data": (nothing, PREPARE, 1, "was not made by this script"),
     # images
