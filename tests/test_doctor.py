@@ -195,11 +195,5 @@ def test_it_runs_before_anything_is_installed(tmp_path: Path):
     assert result.code == 1 and "missing: " in result.out, "its own Python must have the packages"
 
 
-def test_one_version_of_ruff():
-    """The commit hooks check with the version that `make lint` uses."""
-    pin = (ROOT / "requirements-dev.txt").read_text().strip()
-    assert (ROOT / ".pre-commit-config.yaml").read_text().count(f"[{pin}]") == 2
-
-
 def test_parity_blames_the_variables_that_doctor_warns_of():
     assert runpy.run_path(str(ROOT / "04_Parity.py"))["FAST_MATH"] == FAST_MATH

@@ -1,7 +1,7 @@
-"""Loads every package, and does with OpenCV and matplotlib what the scripts and the later chapters do with them.
+"""Load every package, and call OpenCV and matplotlib as the scripts and the later chapters do.
 
-arm_check.py runs it under an emulated Python: an instruction that the processor lacks ends it. Needs no data; draws
-the fonts in PYTHONPATH, the folder of the wheels. Prints versions.
+arm_check.py runs it with an emulated Python; an instruction that the processor lacks ends it. Needs no data. Draws the
+fonts in PYTHONPATH, the folder of the wheels. Prints versions.
 """
 
 import os
@@ -21,7 +21,7 @@ SIZE = 450  # pixels, of a page's side
 
 
 def warp(image: np.ndarray, corners: np.ndarray) -> None:
-    """Resizing, warping and filters, on an image of any kind."""
+    """Resize, warp and filter an image of any dtype and number of channels."""
     square = np.float32([[0, 0], [SIZE - 1, 0], [SIZE - 1, SIZE - 1], [0, SIZE - 1]])
     grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).astype(np.float32) + 0.3
     for kind in (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA):
@@ -45,7 +45,7 @@ def warp(image: np.ndarray, corners: np.ndarray) -> None:
 
 
 def find(page: np.ndarray, colour: np.ndarray) -> None:
-    """What finds a grid in a photo, draws on it, and reads and writes files."""
+    """Find a grid in a photo, draw on it, encode and decode it."""
     cv2.medianBlur(page, 5)
     cv2.equalizeHist(page)
     cv2.createCLAHE(2.0, (8, 8)).apply(page)
@@ -68,7 +68,7 @@ def find(page: np.ndarray, colour: np.ndarray) -> None:
 
 
 def draw(page: np.ndarray) -> str:
-    """A figure, and every font file through matplotlib and pillow; returns what to say of it."""
+    """Draw a figure, and every font file through matplotlib and pillow; return a summary."""
     try:
         import matplotlib.pyplot as plt
     except ModuleNotFoundError:  # with pins of before matplotlib's
@@ -92,7 +92,7 @@ def draw(page: np.ndarray) -> str:
 
 
 def main() -> None:
-    """Calls all of it on pages of noise; the last line has the versions."""
+    """Run everything on pages of noise and print the versions. Raises AssertionError if torch was built for CUDA."""
     assert platform.machine() == "aarch64" and torch.version.cuda is None, (platform.machine(), torch.version.cuda)
     rng = np.random.default_rng(0)
     page = rng.integers(0, 256, (SIZE, SIZE), np.uint8)
