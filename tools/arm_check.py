@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from doctor_packages import GPU_NAME
+from doctor import GPU_NAME
 
 from digitnet_cli import UserError, argument_parser, run_script, start_script
 
