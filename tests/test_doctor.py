@@ -21,11 +21,10 @@ X86, OLD_X86 = "flags\t\t: fpu ssse3 cx16 sse4_1 sse4_2 popcnt avx2\n", "flags\t
 MOUNTS = "/dev/mmcblk0p2 / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
 
 
-def judged(checks: dict | doctor.Check, name: str = "") -> tuple[str, str]:
-    """Status and text of a check; asserts that what is not ok has a cure, and nothing else."""
-    status, seen, cure = checks[name] if isinstance(checks, dict) else checks
-    assert bool(cure) == (status != "ok"), (seen, cure)
-    return status, f"{seen} -> {cure}"
+def expect(check: doctor.Check, status: str, words: str) -> None:
+    """Assert a check's status and part of its text; what is not ok must have a cure, and nothing else."""
+    assert check.status == status and words in f"{check.seen} -> {check.cure}", check
+    assert bool(check.cure) == (check.status != "ok"), check
 
 
 @pytest.fixture
@@ -61,8 +60,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 )
 def test_processor_must_have_the_instructions_of_the_wheels(machine, architecture, cpuinfo, versions, status, words):
     machine(architecture, cpuinfo=cpuinfo)
-    found, text = judged(doctor.check_processor(versions))
-    assert found == status and words in text
+    expect(doctor.check_processor(versions), status, words)
 
 
 @pytest.mark.parametrize(
@@ -102,50 +100,30 @@ def test_system_and_settings(machine, monkeypatch, changes, name, status, words)
     monkeypatch.setattr(doctor, "run", lambda *_: ([given["make"], "Built for it"] if given["make"] else [], ""))
     for variable in changes.keys() - {"machine", "maxsize", "libc", "system", "cpus", "make"}:
         monkeypatch.setenv(variable, changes[variable])
-    found, text = judged(dict(doctor.check_system(given["cpus"])), name)
-    assert found == status and words in text
+    expect(dict(doctor.check_system(given["cpus"]))[name], status, words)
 
 
 # --- memory, disk, containers ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("files", "limits"),
+    ("cgroup", "files", "limits"),
     [
-        ({}, UNLIMITED),
-        ({"proc/self/cgroup": "0::/\n", "memory.max": "max\n", "cpu.max": "max 100000\n"}, UNLIMITED),
-        (
-            {"proc/self/cgroup": "0::/\n", "memory.max": "250\n", "cpu.max": "50000 100000\n"},
-            {"memory": 250, "cpus": 0.5},
-        ),
-        (
-            {"proc/self/cgroup": "0::/a/b\n", "a/memory.max": "9\n", "a/b/memory.max": "max\n"},
-            {"memory": 9},
-        ),  # a parent's
-        (
-            {"proc/self/cgroup": "0::/host/only\n", "memory.max": "7\n", "memory.swap.max": "0\n"},
-            {"memory": 7, "swap": 0},
-        ),
-        ({"proc/self/cgroup": "4:memory:/x\n0::/\n", "memory/x/memory.limit_in_bytes": "8\n"}, {"memory": 8}),
-        (
-            {
-                "proc/self/cgroup": "2:cpu,cpuacct:/\n",
-                "cpu,cpuacct/cpu.cfs_quota_us": "300000\n",
-                "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
-            },
-            {"cpus": 3},
-        ),
-        (
-            {"proc/self/cgroup": "1:cpu:/\n", "cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
-            UNLIMITED,
-        ),
+        ("", {}, {}),
+        ("0::/", {"memory.max": "max", "cpu.max": "max 100000"}, {}),
+        ("0::/", {"memory.max": "250", "cpu.max": "50000 100000"}, {"memory": 250, "cpus": 0.5}),
+        ("0::/a/b", {"a/memory.max": "9", "a/b/memory.max": "max"}, {"memory": 9}),  # the parent's holds
+        ("0::/not/seen/here", {"memory.max": "7", "memory.swap.max": "0"}, {"memory": 7, "swap": 0}),
+        ("4:memory:/x\n0::/", {"memory/x/memory.limit_in_bytes": "8"}, {"memory": 8}),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "30000", "cpu/cpu.cfs_period_us": "10000"}, {"cpus": 3}),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "10000"}, {}),
     ],
 )
-def test_container_limits_of_both_versions_are_read(machine, tmp_path, files, limits):
-    for name, text in files.items():
-        path = tmp_path / "root" / (name if name.startswith("proc") else f"sys/fs/cgroup/{name}")
+def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, files, limits):
+    for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
+        path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text and f"{text}\n")
     assert doctor.container_limits() == UNLIMITED | limits
 
 
@@ -167,8 +145,7 @@ def test_container_limits_of_both_versions_are_read(machine, tmp_path, files, li
 def test_memory_is_the_smaller_of_machine_and_container(machine, total, free, swap, limits, status, words):
     sizes = {"MemTotal": total, "MemFree": 0, "MemAvailable": free, "SwapTotal": swap, "SwapFree": swap}
     machine(meminfo="".join(f"{name}:  {int(size * 1e9 / 1024)} kB\n" for name, size in sizes.items()))
-    found, text = judged(dict(doctor.check_room(UNLIMITED | limits, True)), "memory")
-    assert found == status and words in text
+    expect(dict(doctor.check_room(UNLIMITED | limits, True))["memory"], status, words)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +162,7 @@ def test_memory_is_the_smaller_of_machine_and_container(machine, total, free, sw
 def test_disk_must_hold_what_is_still_to_come(machine, monkeypatch, architecture, free, installed, status, words):
     machine(architecture)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    found, text = judged(dict(doctor.check_room(UNLIMITED, installed)), "disk")
-    assert found == status and words in text
+    expect(dict(doctor.check_room(UNLIMITED, installed))["disk"], status, words)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +177,7 @@ def test_disk_must_hold_what_is_still_to_come(machine, monkeypatch, architecture
 def test_a_temporary_folder_in_little_memory_is_warned_of(machine, monkeypatch, folder, gigabytes, status, words):
     machine(mounts=MOUNTS, meminfo=f"MemTotal: {gigabytes * 10**9 // 1024} kB\n")
     monkeypatch.setenv("TMPDIR", folder)
-    found, text = judged(dict(doctor.check_room(UNLIMITED, True)), "temporary")
-    assert found == status and words in text
+    expect(dict(doctor.check_room(UNLIMITED, True))["temporary"], status, words)
 
 
 # --- Python and its packages ------------------------------------------------------------------------------
@@ -246,14 +221,13 @@ def python_checks(tmp_path: Path, lines: list[str], end: str = "exit 0", there: 
 )
 def test_python_and_packages(machine, tmp_path, version, packages, end, name, status, words):
     lines = [json.dumps(version), json.dumps(packages), "import torch"]
-    found, text = judged(python_checks(tmp_path, lines, end), name)
-    assert found == status and words in text
+    expect(python_checks(tmp_path, lines, end)[name], status, words)
 
 
 def test_packages_for_gpus_are_no_fault_where_pypi_brings_them(machine, tmp_path):
     machine("x86_64")
     checks = python_checks(tmp_path, ["[3, 11, 2]", json.dumps([*GOOD, ["triton", "3.5.1"]])])
-    assert judged(checks, "CUDA")[0] == "ok" and "TORCH_INDEX" in checks["CUDA"].seen
+    expect(checks["CUDA"], "ok", "TORCH_INDEX")
 
 
 def test_a_foreign_variable_is_the_first_suspect(machine, monkeypatch, tmp_path):
@@ -264,17 +238,17 @@ def test_a_foreign_variable_is_the_first_suspect(machine, monkeypatch, tmp_path)
 
 def test_before_installation_only_venv_and_pip_are_needed(machine, tmp_path):
     ready = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], there=False)
-    assert judged(ready, "packages") == ("ok", "not installed yet: `make` does it -> ")
+    expect(ready["packages"], "ok", "not installed yet: `make` does it")
     bare = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], "exit 1", there=False)
-    assert judged(bare, "packages")[0] == "fail" and "cannot import ensurepip" in bare["packages"].seen
+    expect(bare["packages"], "fail", "cannot import ensurepip")
 
 
 def test_a_python_that_does_not_start_is_one_failure(machine, tmp_path):
     checks = python_checks(tmp_path, [], "echo 'Fatal Python error: x' >&2; kill -SEGV $$")
-    assert judged(checks, "Python")[0] == "fail" and "killed by SIGSEGV" in checks["Python"].seen
+    expect(checks["Python"], "fail", "killed by SIGSEGV")
     (tmp_path / "python").write_bytes(b"\x7fELF of another machine")
     (check,) = dict(doctor.check_python(str(tmp_path / "python"), PINS, True, tmp_path, "INSTALL", "make")).values()
-    assert check.status == "fail" and "Exec format error" in check.seen and check.cure == "INSTALL"
+    expect(check, "fail", "does not start, Exec format error")
 
 
 # --- the exported file, and the whole command --------------------------------------------------------------
@@ -294,47 +268,45 @@ def model():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
 
 
-def onnx_check(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """The check of a file by this Python, without the import of every package, which takes seconds."""
+def check_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> doctor.Check:
+    """The check of an ONNX file by this Python, without the import of every package, which takes seconds."""
     monkeypatch.setattr(doctor, "MODULES", ("numpy", "onnxruntime"))
-    checks = dict(doctor.check_python(sys.executable, {}, True, path, "INSTALL", "make PROFILE=photo"))
-    return judged(checks, "ONNX file")
+    return dict(doctor.check_python(sys.executable, {}, True, path, "INSTALL", "make PROFILE=photo"))["ONNX file"]
 
 
 @pytest.mark.parametrize("reader", ["onnx", "onnxruntime"])
-def test_a_frozen_batch_is_found(machine, monkeypatch, tmp_path, model, reader):
+def test_a_frozen_batch_and_a_broken_file_are_found(machine, monkeypatch, tmp_path, model, reader):
     path = tmp_path / "model.onnx"
     if reader == "onnxruntime":  # where onnx is not installed
         (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnx'] = None")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert onnx_check(path, monkeypatch)[1].startswith(f"{path}: not made yet")
+    expect(check_file(path, monkeypatch), "ok", f"{path}: not made yet")
     path.write_bytes(model.SerializeToString())
-    assert onnx_check(path, monkeypatch) == ("ok", f"{path}: keeps its contract -> ")
+    expect(check_file(path, monkeypatch), "ok", f"{path}: keeps its contract")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     path.write_bytes(model.SerializeToString())
-    status, text = onnx_check(path, monkeypatch)
-    assert status == "fail" and f"-> rm '{path}'; make PROFILE=photo export" in text
+    expect(check_file(path, monkeypatch), "fail", f"-> rm '{path}'; make PROFILE=photo export")
+    path.write_bytes(b"no model")
+    expect(check_file(path, monkeypatch), "fail", "not an ONNX file")
 
 
 def test_what_is_no_whole_model_is_refused(machine, monkeypatch, tmp_path, model):
     import onnx
 
     path = tmp_path / "model.onnx"
-    for broken in (b"", b"not a model", model.SerializeToString()[:-99]):
+    for broken in (b"", model.SerializeToString()[:-99]):
         path.write_bytes(broken)
-        assert onnx_check(path, monkeypatch)[0] == "fail", len(broken)
+        expect(check_file(path, monkeypatch), "fail", f"-> rm '{path}'")
     onnx.save(model, path, save_as_external_data=True, location="other.bin", size_threshold=0)
-    assert "weights lie in another file" in onnx_check(path, monkeypatch)[1]
-    status, text = onnx_check(tmp_path, monkeypatch)
-    assert status == "fail" and "rm" not in text.split()
+    expect(check_file(path, monkeypatch), "fail", "weights lie in another file")
+    expect(check_file(tmp_path, monkeypatch), "fail", "-> name the file itself")
 
 
 def test_a_second_file_beside_a_whole_model_is_a_leftover(machine, monkeypatch, tmp_path, model):
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
     (tmp_path / "model.onnx.data").touch()
-    status, text = onnx_check(path, monkeypatch)
-    assert status == "warn" and f"-> rm '{path}.data'" in text
+    expect(check_file(path, monkeypatch), "warn", f"-> rm '{path}.data'")
 
 
 def test_it_runs_before_anything_is_installed(tmp_path):

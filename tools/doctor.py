@@ -69,8 +69,8 @@ def judge(seen: str, *cases: tuple) -> Check:
 
 
 def read(path: Path) -> str:
-    """Return a file's text, or "" if there is no such file."""
-    return path.read_text(errors="replace") if path.is_file() else ""
+    """Return a file's text, or "" if it cannot be read."""
+    return path.read_text(errors="replace") if os.access(str(path), os.R_OK) else ""
 
 
 def run(*command: object) -> tuple:
