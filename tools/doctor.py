@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Optional
 
 if sys.version_info < (3, 7):  # noqa: UP036
     sys.exit(f"{sys.argv[0]}: {sys.executable} is Python {platform.python_version()}: install Python 3.11 or newer")
@@ -97,16 +97,16 @@ def check_system(cpus: float) -> Iterator[tuple]:
     make = "".join(run("make", "--version")[0][:1]) or "missing"
     bad = "GNU Make" not in make or [int(part) for part in re.findall(r"\d+", make)] < OLDEST_MAKE
     yield "make", judge(make, (bad, "fail", "install GNU Make 4.3 or newer: sudo apt install make (Debian 11)"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores, threads = min(cores, max(cpus, 1)), os.environ.get("OMP_NUM_THREADS", "not set")
     bad = threads.isdigit() and int(threads) > cores
     cure = "unset OMP_NUM_THREADS: more threads than cores wait for each other"
     yield "threads", judge(f"{cores:g} cores, OMP_NUM_THREADS {threads}", (bad, "warn", cure))
     rounds, hides = "it rounds to 8 bits, and `make parity` fails", "it can hide the environment's own packages"
     for name, variables, effect in (("fast math", FAST_MATH, rounds), ("variables", FOREIGN, hides)):
-        bad = [variable for variable in variables if os.environ.get(variable, "").upper() not in ("", "STRICT")]
-        seen = ", ".join(f"{name}={os.environ[name]}" for name in bad) or f"{' and '.join(variables)} not set"
-        yield name, judge(seen, (bad, "warn", f"unset {' '.join(bad)}: {effect}"))
+        found = [variable for variable in variables if os.environ.get(variable, "").upper() not in ("", "STRICT")]
+        seen = ", ".join(f"{name}={os.environ[name]}" for name in found) or f"{' and '.join(variables)} not set"
+        yield name, judge(seen, (found, "warn", f"unset {' '.join(found)}: {effect}"))
 
 
 def container_limits() -> dict:
@@ -206,7 +206,7 @@ def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str,
     yield "ONNX file", check_onnx(onnx, json.loads(checked[0]) if checked else [error], f"{make} export")
 
 
-def check_onnx(path: Path, failures: object, again: str) -> Check:
+def check_onnx(path: Path, failures: Optional[list], again: str) -> Check:
     """failures: list of the ways in which the file breaks its contract, None if it is not read. again: the command."""
     beside = path.with_name(path.name + ".data")
     state = "not read" if failures is None else "; ".join(failures) or "keeps its contract"
