@@ -192,7 +192,7 @@ smoke:
 
 ## doctor    can this machine run all this? needs nothing installed; prints what to do
 doctor:
-	@"$$(command -v "$(PYTHON)" || echo python3)" tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),,--own)
+	@"$$(command -v python3 || echo "$(PYTHON)")" -I tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),--venv $(VENV),--python "$(PYTHON)")
 
 ## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own files)
 clean:

@@ -1,205 +1,340 @@
-"""make doctor: every check is fed what another machine would tell, good and bad; no check is unable to fail."""
+"""make doctor: each check is given another machine's files, variables or Python, good and bad."""
 
-import runpy
+import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from conftest import ROOT, Chain, run
+from conftest import ROOT, run
 
 sys.path.insert(0, str(ROOT / "tools"))
-from doctor import report
-from doctor_machine import (
-    FAST_MATH,
-    check_architecture,
-    check_disk,
-    check_fast_math,
-    check_memory,
-    check_processor,
-    check_system,
-    check_temporary,
-    check_threads,
-)
-from doctor_onnx import check_onnx
-from doctor_packages import check_cuda, check_make, check_packages, check_python, check_venv, read_pins
-from doctor_status import fail, ok, warn
+import doctor
 
-PI4 = "processor\t: 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU part\t: 0xd08\n"
-PI5 = "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp\n"
-X86 = "flags\t\t: fpu sse sse2 ssse3 cx16 sse4_1 sse4_2 popcnt avx2\n"
-OLD_X86 = "flags\t\t: fpu sse sse2 ssse3 cx16\n"
-PINS = read_pins((ROOT / "requirements.txt").read_text())
-WITHOUT_ONNXSCRIPT = {name: version for name, version in PINS.items() if name != "onnxscript"}
+INF = float("inf")
+UNLIMITED = {"memory": INF, "swap": INF, "cpus": INF}
+PI4, PI5 = "processor\t: 0\nFeatures\t: fp asimd crc32 cpuid\n", "Features\t: fp asimd crc32 atomics cpuid asimddp\n"
+X86, OLD_X86 = "flags\t\t: fpu ssse3 cx16 sse4_1 sse4_2 popcnt avx2\n", "flags\t\t: fpu ssse3 cx16\n"
 MOUNTS = "/dev/mmcblk0p2 / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
 
 
-def meminfo(total: float, free: float, swap: float = 0.1) -> str:
-    """/proc/meminfo of a machine with so many gigabytes; the swap is empty yet."""
-    total, free, swap = (int(gigabytes * 1e9 / 1024) for gigabytes in (total, free, swap))
-    lines = {"MemTotal": total, "MemFree": 9, "MemAvailable": free, "SwapTotal": swap, "SwapFree": swap}
-    return "".join(f"{name}: {kib} kB\n" for name, kib in lines.items())
+def expect(check: doctor.Check, status: str, words: str) -> None:
+    """Assert a check's status and part of its text; what is not ok must have a cure, and nothing else."""
+    assert check.status == status and words in f"{check.seen} -> {check.cure}", check
+    assert bool(check.cure) == (check.status != "ok"), check
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretends another machine: files below / by name, and the architecture."""
+    for name in ("TMPDIR", "OMP_NUM_THREADS", *doctor.FAST_MATH, *doctor.FOREIGN):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor, "SYSTEM", tmp_path / "root")
+
+    def pretend(architecture: str = "aarch64", **files: str) -> None:
+        monkeypatch.setattr(doctor.platform, "machine", lambda: architecture)
+        for name, text in files.items():
+            path = tmp_path / "root/proc" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    pretend()
+    return pretend
 
 
 @pytest.mark.parametrize(
-    ("expected", "told", "result"),
+    ("architecture", "cpuinfo", "versions", "status", "words"),
     [
-        ("ok", "aarch64, 64-bit", check_architecture("aarch64", 64)),
-        ("fail", "64-bit Raspberry Pi OS", check_architecture("aarch64", 32)),  # 64-bit kernel, 32-bit userland
-        ("fail", "64-bit Raspberry Pi OS", check_architecture("armv7l", 32)),
-        ("fail", "no wheels", check_architecture("riscv64", 64)),
-        ("ok", "glibc 2.36", check_system("Linux", "glibc 2.36")),
-        ("fail", "newer system", check_system("Linux", "glibc 2.27")),
-        ("fail", "musl", check_system("Linux", "")),
-        ("fail", "WSL", check_system("Darwin", "")),
-        ("ok", "Raspberry Pi 4", check_processor("aarch64", PI4, PINS)),
-        ("fail", "torch 2.10.0", check_processor("aarch64", PI4, {**PINS, "torch": "2.10.0"})),
-        ("fail", "torch 2.6.0", check_processor("aarch64", PI4, {**PINS, "torch": "2.6.0"})),
-        ("fail", "torch 2.4.0", check_processor("aarch64", PI4, {**PINS, "torch": "2.4.0"})),
-        ("fail", "onnxruntime 1.21.0", check_processor("aarch64", PI4, {"onnxruntime": "1.21.0"})),
-        ("ok", "atomics", check_processor("aarch64", PI5, {**PINS, "torch": "2.10.0"})),
-        ("fail", "NEON", check_processor("aarch64", "Features\t: fp\n", PINS)),
-        ("ok", "x86-64-v2", check_processor("x86_64", X86, PINS)),
-        ("fail", "no popcnt, sse4_1, sse4_2", check_processor("x86_64", OLD_X86, PINS)),
-        ("warn", "cpuinfo", check_processor("aarch64", "", PINS)),
-        ("ok", "8.0 GB", check_memory(meminfo(8, 7))),
-        ("warn", "--no-cache-dir", check_memory(meminfo(1.3, 1.2))),
-        ("warn", "have 2 GB of swap", check_memory(meminfo(0.95, 0.7))),  # a Raspberry Pi with 1 GB as it comes
-        ("warn", "have 2 GB of swap", check_memory(meminfo(0.95, 0.7, swap=0.8))),
-        ("ok", "enough with the swap", check_memory(meminfo(0.95, 0.7, swap=2.1))),
-        ("ok", "enough with the swap", check_memory(meminfo(1.3, 0.2, swap=1.1))),
-        ("warn", "close other programs", check_memory(meminfo(4, 0.6))),
-        ("warn", "close other programs", check_memory(meminfo(1.6, 0.6, swap=0.4))),
-        ("ok", "0.6 GB of it free", check_memory(meminfo(4, 0.6, swap=2))),
-        ("fail", "1 GB or more", check_memory(meminfo(0.45, 0.3))),
-        ("fail", "1 GB or more", check_memory(meminfo(0.45, 0.3, swap=2))),
-        ("warn", "does not tell", check_memory("")),
-        ("ok", "2.0 GB free", check_disk(int(2e9), "aarch64", False)),
-        ("fail", "free some space", check_disk(int(1e9), "aarch64", False)),
-        ("ok", "for data", check_disk(int(1e9), "aarch64", True)),
-        ("fail", "TORCH_INDEX", check_disk(int(5e9), "x86_64", False)),
-        ("fail", "12.0 GB needed", check_disk(int(11.7e9), "x86_64", False)),  # less than wheels and packages take
-        ("ok", "12.0 GB needed", check_disk(int(12.1e9), "x86_64", False)),
-        ("fail", "1.5 GB needed", check_disk(int(1.4e9), "riscv64", False)),
-        ("warn", "TMPDIR", check_temporary(MOUNTS, "/tmp", int(2e9))),
-        ("ok", "tmpfs", check_temporary(MOUNTS, "/tmp", int(8e9))),
-        ("ok", "ext4", check_temporary(MOUNTS, "/home/pi/tmp", int(2e9))),
-        ("ok", "3.11.2", check_python((3, 11, 2))),
-        ("fail", "too old", check_python((3, 9, 2))),
-        ("warn", "newer", check_python((3, 15, 0))),
-        ("ok", "venv and pip", check_venv(True, True, needed=True)),
-        ("fail", "python3-venv", check_venv(True, False, needed=True)),
-        ("ok", "not needed", check_venv(True, False, needed=False)),
-        ("ok", "4.3", check_make("GNU Make 4.3\nBuilt for aarch64-unknown-linux-gnu\n")),
-        ("fail", "4.2.1", check_make("GNU Make 4.2.1\n")),
-        ("fail", "gmake", check_make("")),
-        ("ok", "not installed yet", check_packages(PINS, {}, expected=False)),
-        ("fail", "missing: ", check_packages(PINS, {"pip": "23.0"}, True)),
-        ("ok", "pinned versions", check_packages(PINS, {**PINS, "torch": PINS["torch"] + "+cpu"}, True)),
-        ("ok", "pinned versions", check_packages({"font": "3.2"}, {"font": "3.002"}, True)),
-        ("warn", "font 3.02.1 (pinned: ", check_packages({"font": "3.2"}, {"font": "3.02.1"}, True)),
-        ("warn", "torch 2.8.0 (pinned: ", check_packages(PINS, {**PINS, "torch": "2.8.0"}, True)),
-        ("fail", "missing: onnxscript", check_packages(PINS, WITHOUT_ONNXSCRIPT, True)),
-        ("ok", "none", check_cuda("aarch64", {"torch": "2.9.1"})),
-        ("ok", "none", check_cuda("aarch64", {"tritonclient": "2.0", "barracuda-tools": "1.0"})),
-        ("warn", "rm -rf .venv", check_cuda("aarch64", {"torch": "2.11.0", "nvidia-cudnn-cu13": "9.19.0.56"})),
-        ("warn", "such as cupy-cuda13x", check_cuda("aarch64", {"cupy-cuda13x": "14.0"})),
-        ("ok", "TORCH_INDEX", check_cuda("x86_64", {"torch": "2.9.1", "triton": "3.5.1"})),
-        ("ok", "4 cores", check_threads(4, {})),
-        ("ok", "64 cores", check_threads(64, {})),
-        ("warn", "make THREADS=2", check_threads(2, {"OMP_NUM_THREADS": "8"})),
-        ("warn", "to a number", check_threads(2, {"OMP_NUM_THREADS": "all"})),
-        ("ok", "off", check_fast_math({})),
-        ("ok", "off", check_fast_math({"DNNL_DEFAULT_FPMATH_MODE": "strict", "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT"})),
-        ("warn", "unset DNNL_DEFAULT_FPMATH_MODE before", check_fast_math({"DNNL_DEFAULT_FPMATH_MODE": "BF16"})),
-        ("warn", f"unset {' '.join(FAST_MATH)} before", check_fast_math(dict.fromkeys(FAST_MATH, "BF16"))),
+        ("aarch64", PI4, {"torch": "2.9.1", "onnxruntime": "1.32.0"}, "ok", "Raspberry Pi 4"),
+        ("aarch64", PI4, {"torch": "2.10.0"}, "fail", "torch 2.10.0"),
+        ("aarch64", PI4, {"torch": "2.6.0", "onnxruntime": "1.21.0"}, "fail", "torch 2.6.0, onnxruntime 1.21.0 ends"),
+        ("aarch64", PI5, {"torch": "2.10.0"}, "ok", "ARMv8.1"),
+        ("aarch64", "Features\t: fp\n", {}, "fail", "no asimd"),
+        ("aarch64", "", {}, "warn", "Illegal instruction"),
+        ("x86_64", X86, {"torch": "2.10.0"}, "ok", "x86-64-v2"),
+        ("x86_64", OLD_X86, {}, "fail", "no popcnt, sse4_1, sse4_2"),
     ],
 )
-def test_each_check(expected: str, told: str, result: tuple):
-    status, seen, cure = result
-    assert status == expected
-    assert told in f"{seen} -> {cure}"
-    assert bool(cure) == (status != "ok"), "what is not ok says what to do, and nothing else does"
+def test_processor_must_have_the_instructions_of_the_wheels(machine, architecture, cpuinfo, versions, status, words):
+    machine(architecture, cpuinfo=cpuinfo)
+    expect(doctor.check_processor(versions), status, words)
 
 
-def test_an_exported_file_is_judged(built: Chain, tmp_path: Path):
-    onnx = pytest.importorskip("onnx")
-    good = built.out / "sudoku_digitnet.onnx"
-    assert check_onnx(good)[:2] == ("ok", f"{good}: one file, free batch")
-    path = tmp_path / "sudoku_digitnet.onnx"
-    assert "not made yet" in check_onnx(path)[1]
+@pytest.mark.parametrize(
+    ("changes", "name", "status", "words"),
+    [
+        ({}, "architecture", "ok", "aarch64, 64-bit"),
+        ({"maxsize": 2**31 - 1}, "architecture", "fail", "64-bit Raspberry Pi OS"),
+        ({"machine": "riscv64"}, "architecture", "fail", "no other"),
+        ({}, "system", "ok", "Linux, glibc 2.36"),
+        ({"libc": ("glibc", "2.27")}, "system", "fail", "2.28 or newer"),
+        ({"libc": ("", "")}, "system", "fail", "not musl"),
+        ({"system": "Darwin"}, "system", "fail", "container"),
+        ({}, "make", "ok", "GNU Make 4.3"),
+        ({"make": "GNU Make 4.2.1"}, "make", "fail", "4.3 or newer"),
+        ({"make": "bmake 20200710"}, "make", "fail", "4.3 or newer"),
+        ({"make": ""}, "make", "fail", "missing"),
+        ({}, "threads", "ok", "2 cores"),
+        ({"cpus": 1.5}, "threads", "ok", "1.5 cores"),
+        ({"OMP_NUM_THREADS": "2"}, "threads", "ok", "OMP_NUM_THREADS 2"),
+        ({"OMP_NUM_THREADS": "2", "cpus": 1.5}, "threads", "warn", "unset OMP_NUM_THREADS"),
+        ({"DNNL_DEFAULT_FPMATH_MODE": "strict"}, "fast math", "ok", "not set"),
+        ({"DNNL_DEFAULT_FPMATH_MODE": "BF16"}, "fast math", "warn", "unset DNNL_DEFAULT_FPMATH_MODE:"),
+        (dict.fromkeys(doctor.FAST_MATH, "BF16"), "fast math", "warn", f"unset {' '.join(doctor.FAST_MATH)}:"),
+        ({}, "variables", "ok", "not set"),
+        ({"PYTHONPATH": "/opt/ros"}, "variables", "warn", "PYTHONPATH=/opt/ros -> unset PYTHONPATH:"),
+        ({"PYTHONHOME": "/usr"}, "variables", "warn", "unset PYTHONHOME:"),
+    ],
+)
+def test_system_and_settings(machine, monkeypatch, changes, name, status, words):
+    given = {"machine": "aarch64", "maxsize": 2**63 - 1, "libc": ("glibc", "2.36"), "system": "Linux", "cpus": INF}
+    given |= {"make": "GNU Make 4.3"} | changes
+    monkeypatch.setattr(doctor.platform, "machine", lambda: given["machine"])
+    monkeypatch.setattr(doctor.platform, "system", lambda: given["system"])
+    monkeypatch.setattr(doctor.platform, "libc_ver", lambda: given["libc"])
+    monkeypatch.setattr(doctor.sys, "maxsize", given["maxsize"])
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(doctor, "run", lambda *_: ([given["make"], "Built for it"] if given["make"] else [], ""))
+    for variable in changes.keys() - {"machine", "maxsize", "libc", "system", "cpus", "make"}:
+        monkeypatch.setenv(variable, changes[variable])
+    expect(dict(doctor.check_system(given["cpus"]))[name], status, words)
 
-    path.with_name("sudoku_digitnet.onnx.data").write_bytes(b"weights")
-    assert check_onnx(path)[0] == "warn"  # the second file alone
-    path.write_bytes(good.read_bytes())
-    status, seen, cure = check_onnx(path)
-    assert status == "warn" and "leftover" in seen and cure == f"rm {path}.data"
 
-    model = onnx.load(good)
+# --- memory, disk, containers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "limits"),
+    [
+        ("", {}, {}),
+        ("0::/", {"memory.max": "max", "cpu.max": "max 100000"}, {}),
+        ("0::/", {"memory.max": "250", "cpu.max": "50000 100000"}, {"memory": 250, "cpus": 0.5}),
+        ("0::/a/b", {"a/memory.max": "9", "a/b/memory.max": "max"}, {"memory": 9}),  # the parent's holds
+        ("0::/not/seen/here", {"memory.max": "7", "memory.swap.max": "0"}, {"memory": 7, "swap": 0}),
+        ("4:memory:/x\n0::/", {"memory/x/memory.limit_in_bytes": "8"}, {"memory": 8}),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "30000", "cpu/cpu.cfs_period_us": "10000"}, {"cpus": 3}),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "10000"}, {}),
+    ],
+)
+def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, files, limits):
+    for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text and f"{text}\n")
+    assert doctor.container_limits() == UNLIMITED | limits
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "swap", "limits", "status", "words"),
+    [
+        (8, 7, 0.1, {}, "ok", "8.0 GB and"),
+        (25, 24, 0, {"memory": 2.5e9}, "ok", "2.5 GB (limit of the container; the machine has 25.0 GB)"),
+        (25, 24, 0, {"memory": 0.25e9}, "fail", "1 GB or more"),
+        (25, 24, 4, {"memory": 1.2e9, "swap": 0}, "warn", "add swap"),
+        (25, 24, 4, {"memory": 1.2e9}, "ok", "4.0 GB swap"),
+        (0.95, 0.7, 0.1, {}, "warn", "add swap"),  # a Raspberry Pi with 1 GB as it comes
+        (0.95, 0.7, 2.1, {}, "ok", "2.1 GB swap"),
+        (4, 0.6, 0.1, {}, "warn", "close other programs"),
+        (4, 0.6, 2, {}, "ok", "2.6 GB of both free"),
+        (0.45, 0.3, 2, {}, "fail", "1 GB or more"),
+    ],
+)
+def test_memory_is_the_smaller_of_machine_and_container(machine, total, free, swap, limits, status, words):
+    sizes = {"MemTotal": total, "MemFree": 0, "MemAvailable": free, "SwapTotal": swap, "SwapFree": swap}
+    machine(meminfo="".join(f"{name}:  {int(size * 1e9 / 1024)} kB\n" for name, size in sizes.items()))
+    expect(dict(doctor.check_room(UNLIMITED | limits, True))["memory"], status, words)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "free", "installed", "status", "words"),
+    [
+        ("aarch64", 2e9, False, "ok", "1.5 GB needed"),
+        ("aarch64", 1e9, False, "fail", "free some space"),
+        ("aarch64", 1e9, True, "ok", "0.3 GB needed"),
+        ("x86_64", 11.7e9, False, "fail", "TORCH_INDEX"),
+        ("x86_64", 12.1e9, False, "ok", "12.0 GB needed"),
+        ("x86_64", 0.2e9, True, "fail", "free some space"),
+    ],
+)
+def test_disk_must_hold_what_is_still_to_come(machine, monkeypatch, architecture, free, installed, status, words):
+    machine(architecture)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    expect(dict(doctor.check_room(UNLIMITED, installed))["disk"], status, words)
+
+
+@pytest.mark.parametrize(
+    ("folder", "gigabytes", "status", "words"),
+    [
+        ("/tmp", 2, "warn", "TMPDIR"),
+        ("/tmp/x", 2, "warn", "TMPDIR"),
+        ("/tmp", 8, "ok", "tmpfs"),
+        ("/home", 2, "ok", "ext4"),
+    ],
+)
+def test_a_temporary_folder_in_little_memory_is_warned_of(machine, monkeypatch, folder, gigabytes, status, words):
+    machine(mounts=MOUNTS, meminfo=f"MemTotal: {gigabytes * 10**9 // 1024} kB\n")
+    monkeypatch.setenv("TMPDIR", folder)
+    expect(dict(doctor.check_room(UNLIMITED, True))["temporary"], status, words)
+
+
+# --- Python and its packages ------------------------------------------------------------------------------
+
+PINS = {"torch": "2.9.1", "font": "3.2"}
+GOOD = [["torch", "2.9.1+cpu"], ["Font", "3.002"]]
+
+
+def python_checks(tmp_path: Path, lines: list[str], end: str = "exit 0", there: bool = True) -> dict[str, doctor.Check]:
+    """Checks of a Python that prints these lines and then ends so."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines) + f"{end}\n")
+    python.chmod(0o755)
+    return dict(doctor.check_python(str(python), PINS, there, tmp_path / "none.onnx", "INSTALL", "make"))
+
+
+@pytest.mark.parametrize(
+    ("version", "packages", "end", "name", "status", "words"),
+    [
+        ([3, 11, 2], GOOD, "exit 0", "Python", "ok", "3.11.2"),
+        ([3, 9, 2], GOOD, "exit 0", "Python", "fail", "install Python 3.11"),
+        ([3, 15, 0], GOOD, "exit 0", "Python", "warn", "3.14 or older"),
+        ([3, 11, 2], GOOD, "exit 0", "packages", "ok", "all 2 at the pinned versions"),
+        ([3, 11, 2], [], "exit 0", "packages", "fail", "missing: torch, font -> INSTALL"),
+        ([3, 11, 2], [["torch", "2.8.0"], *GOOD], "exit 0", "packages", "warn", "torch 2.8.0 (pinned: 2.9.1)"),
+        ([3, 11, 2], [["font", "3.02.1"], GOOD[0]], "exit 0", "packages", "warn", "font 3.2.1 (pinned: 3.2)"),
+        ([3, 11, 2], GOOD, "kill -ILL $$", "packages", "fail", "cannot import torch: killed by SIGILL -> INSTALL"),
+        ([3, 11, 2], GOOD, "echo 'ImportError: why' >&2; echo; exit 1", "packages", "fail", "torch: ImportError: why"),
+        ([3, 11, 2], GOOD, "exit 3", "packages", "fail", "cannot import torch: exit code 3"),
+        ([3, 11, 2], GOOD, "exit 0", "CUDA", "ok", "none"),
+        ([3, 11, 2], [["tritonclient", "2"], *GOOD], "exit 0", "CUDA", "ok", "none"),
+        (
+            [3, 11, 2],
+            [["nvidia_cudnn-cu13", "9"], ["cupy-cuda13x", "1"], *GOOD],
+            "exit 0",
+            "CUDA",
+            "warn",
+            "2 packages",
+        ),
+    ],
+)
+def test_python_and_packages(machine, tmp_path, version, packages, end, name, status, words):
+    lines = [json.dumps(version), json.dumps(packages), "import torch"]
+    expect(python_checks(tmp_path, lines, end)[name], status, words)
+
+
+def test_packages_for_gpus_are_no_fault_where_pypi_brings_them(machine, tmp_path):
+    machine("x86_64")
+    checks = python_checks(tmp_path, ["[3, 11, 2]", json.dumps([*GOOD, ["triton", "3.5.1"]])])
+    expect(checks["CUDA"], "ok", "TORCH_INDEX")
+
+
+def test_a_foreign_variable_is_the_first_suspect(machine, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", "/opt/ros")
+    checks = python_checks(tmp_path, ["[3, 11, 2]", json.dumps(GOOD), "import torch"], "exit 1")
+    assert checks["packages"].cure == "unset PYTHONPATH"
+
+
+def test_before_installation_only_venv_and_pip_are_needed(machine, tmp_path):
+    ready = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], there=False)
+    expect(ready["packages"], "ok", "not installed yet: `make` does it")
+    bare = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], "exit 1", there=False)
+    expect(bare["packages"], "fail", "cannot import ensurepip")
+
+
+def test_a_python_that_does_not_start_is_one_failure(machine, tmp_path):
+    checks = python_checks(tmp_path, [], "echo 'Fatal Python error: x' >&2; kill -SEGV $$")
+    expect(checks["Python"], "fail", "killed by SIGSEGV")
+    (tmp_path / "python").write_bytes(b"\x7fELF of another machine")
+    (check,) = dict(doctor.check_python(str(tmp_path / "python"), PINS, True, tmp_path, "INSTALL", "make")).values()
+    expect(check, "fail", "does not start, Exec format error")
+
+
+# --- the exported file, and the whole command --------------------------------------------------------------
+
+
+@pytest.fixture
+def model():
+    """A small ONNX model that keeps the contract."""
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.full((784, 10), 0.5, np.float32), "weights")
+    nodes = [helper.make_node("Flatten", ["input"], ["x"]), helper.make_node("MatMul", ["x", "weights"], ["logits"])]
+    first = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1, 28, 28])
+    last = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])
+    graph = helper.make_graph(nodes, "graph", [first], [last], [weights])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+
+
+def check_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> doctor.Check:
+    """The check of an ONNX file by this Python, without the import of every package, which takes seconds."""
+    monkeypatch.setattr(doctor, "MODULES", ("numpy", "onnxruntime"))
+    return dict(doctor.check_python(sys.executable, {}, True, path, "INSTALL", "make PROFILE=photo"))["ONNX file"]
+
+
+@pytest.mark.parametrize("reader", ["onnx", "onnxruntime"])
+def test_a_frozen_batch_and_a_broken_file_are_found(machine, monkeypatch, tmp_path, model, reader):
+    path = tmp_path / "model.onnx"
+    if reader == "onnxruntime":  # where onnx is not installed
+        (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnx'] = None")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    expect(check_file(path, monkeypatch), "ok", f"{path}: not made yet")
+    path.write_bytes(model.SerializeToString())
+    expect(check_file(path, monkeypatch), "ok", f"{path}: keeps its contract")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    onnx.save(model, path)
-    assert check_onnx(path)[:2] == ("fail", f"{path} takes batches of 1 only")
+    path.write_bytes(model.SerializeToString())
+    expect(check_file(path, monkeypatch), "fail", f"-> rm '{path}'; make PROFILE=photo export")
+    path.write_bytes(b"no model")
+    expect(check_file(path, monkeypatch), "fail", "not an ONNX file")
 
-    for broken in (b"", b"not a model", *(good.read_bytes()[:size] for size in range(1, 9000, 997))):
+
+def test_what_is_no_whole_model_is_refused(machine, monkeypatch, tmp_path, model):
+    import onnx
+
+    path = tmp_path / "model.onnx"
+    for broken in (b"", model.SerializeToString()[:-99]):
         path.write_bytes(broken)
-        assert check_onnx(path)[0] == "fail", len(broken)
+        expect(check_file(path, monkeypatch), "fail", f"-> rm '{path}'")
+    onnx.save(model, path, save_as_external_data=True, location="other.bin", size_threshold=0)
+    expect(check_file(path, monkeypatch), "fail", "weights lie in another file")
+    expect(check_file(tmp_path, monkeypatch), "fail", "-> name the file itself")
 
 
-@pytest.mark.parametrize("location", ["sudoku_digitnet.onnx.data", "weights.bin"])
-def test_weights_in_a_second_file_are_found_whatever_its_name(built: Chain, tmp_path: Path, location: str):
-    onnx = pytest.importorskip("onnx")
-    path = tmp_path / "sudoku_digitnet.onnx"
-    options = {"save_as_external_data": True, "location": location, "size_threshold": 0}
-    onnx.save(onnx.load(built.out / "sudoku_digitnet.onnx"), path, **options)
-    status, seen, cure = check_onnx(path)
-    assert status == "fail" and f"a second file, {location}, and" in seen and "make export" in cure
+def test_a_second_file_beside_a_whole_model_is_a_leftover(machine, monkeypatch, tmp_path, model):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "model.onnx.data").touch()
+    expect(check_file(path, monkeypatch), "warn", f"-> rm '{path}.data'")
 
 
-def test_a_name_in_the_model_is_no_second_file(built: Chain, tmp_path: Path):
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load(built.out / "sudoku_digitnet.onnx")
-    model.doc_string = "was once sudoku_digitnet.onnx.data"
-    onnx.save(model, tmp_path / "sudoku_digitnet.onnx")
-    assert check_onnx(tmp_path / "sudoku_digitnet.onnx")[0] == "ok"
-
-
-def test_what_is_no_file_is_told(tmp_path: Path):
-    assert check_onnx(tmp_path)[:2] == ("fail", f"{tmp_path} is not a file")
-    result = run(sys.executable, ROOT / "tools" / "doctor.py", "--onnx", tmp_path)
-    assert result.code == 1 and "Traceback" not in result.err and f"{tmp_path} is not a file" in result.out
-    (tmp_path / "memory.onnx").symlink_to("/proc/self/mem")  # a file that root cannot read either
-    assert "cannot be read (Input/output error)" in check_onnx(tmp_path / "memory.onnx")[1]
-
-
-def test_pins_are_read():
-    assert read_pins("# a==1\nA_b.c==1.2+cpu  # why\nd>=2\n") == {"a-b-c": "1.2+cpu"}
-    assert {"torch", "onnxruntime", "opencv-python-headless"} <= PINS.keys()
-
-
-def test_exit_code_and_one_line_a_check(capsys: pytest.CaptureFixture):
-    assert report([("a", ok("fine")), ("b", warn("hm", "do this"))]) == 0
-    assert report([("a", ok("fine")), ("c", fail("broken", "do that"))]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines if line[:4].strip()][:2] == [["ok", "a"], ["warn", "b"]]
-    assert "-> do that" in lines[-2] and lines[-1] == "1 ok, 0 to know, 1 in the way"
-
-
-def test_it_runs_before_anything_is_installed(tmp_path: Path):
+def test_it_runs_before_anything_is_installed(tmp_path):
     """-S: no installed package can be imported, as on a new machine; -I: nor what lies beside the script."""
-    result = run(sys.executable, "-I", "-S", ROOT / "tools" / "doctor.py", cwd=tmp_path)
+    result = run(sys.executable, "-I", "-S", ROOT / "tools/doctor.py", "--venv", tmp_path / "none", cwd=tmp_path)
     assert "Traceback" not in result.err and "not installed yet" in result.out
-    result = run("make", "-C", ROOT, "doctor", f"PYTHON={sys.executable}", f"OUT={tmp_path}")
-    assert result.out.count("ok ") >= 10 and f"{tmp_path}/sudoku_digitnet.onnx: not made yet" in result.out
-    result = run("make", "-C", ROOT, "doctor", f"VENV={tmp_path}/none")
-    assert "Python " in result.out, "without the virtual environment, python3 answers"
-    result = run(sys.executable, "-I", "-S", ROOT / "tools" / "doctor.py", "--own", cwd=tmp_path)
-    assert result.code == 1 and "missing: " in result.out, "its own Python must have the packages"
+    statuses = re.findall(r"^(ok|warn|fail) ", result.out, re.MULTILINE)
+    counts = [statuses.count(status) for status in ("ok", "warn", "fail")]
+    assert [int(number) for number in re.findall(r"\d+", result.out.splitlines()[-1])] == counts
+    assert len(statuses) == 14 and result.code == (counts[2] > 0)
 
 
-def test_one_version_of_ruff():
-    """The commit hooks check with the version that `make lint` uses."""
-    pin = (ROOT / "requirements-dev.txt").read_text().strip()
-    assert (ROOT / ".pre-commit-config.yaml").read_text().count(f"[{pin}]") == 2
+def test_make_doctor_imports_with_the_environments_python(tmp_path):
+    """Two reports from real machines: a .venv whose Python is gone, and ROS with another numpy in PYTHONPATH."""
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    (tmp_path / "venv/bin/python").symlink_to("/usr/bin/python3.99")
+    result = run("make", "-C", ROOT, "doctor", f"VENV={tmp_path}/venv", "PROFILE=photo")
+    assert result.code and f"does not start, No such file or directory ({tmp_path}/venv/bin/python)" in result.out
+    cure = re.findall(f"-> rm -rf {tmp_path}/venv; (make .*)", result.out)
+    assert [sorted(line.split()) for line in cure] == [sorted(["make", "PROFILE=photo", f"VENV={tmp_path}/venv"])]
+
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy/__init__.py").write_text("raise ImportError('of another Python')")
+    result = run("env", f"PYTHONPATH={tmp_path}", "make", "-C", ROOT, "doctor", f"PYTHON={sys.executable}")
+    assert result.code and "cannot import numpy: ImportError: of another Python" in result.out
+    assert result.out.count("-> unset PYTHONPATH") == 2
 
 
 def test_parity_blames_the_variables_that_doctor_warns_of():
-    assert runpy.run_path(str(ROOT / "04_Parity.py"))["FAST_MATH"] == FAST_MATH
+    named = re.findall(r"\w+_DEFAULT_FPMATH_MODE", "".join(path.read_text() for path in ROOT.glob("*.py")))
+    assert set(named) == set(doctor.FAST_MATH)

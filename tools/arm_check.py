@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""What the pinned packages are on a Raspberry Pi or Graviton, seen from an x86-64 machine with Debian's tools.
+"""Check the pinned packages for a Raspberry Pi or Graviton on an x86-64 machine with Debian's tools.
 
-  tools/arm_check.py resolve           which wheels each Python gets on aarch64; any CUDA among them?
-  tools/arm_check.py emulate           unpacks them and runs import and the Makefile's steps on emulated processors
-  tools/arm_check.py emulate --cpu cortex-a72 --profile photo --suite bookworm
-  tools/arm_check.py emulate --requirements requirements-inference.txt --steps golden --onnx FILE --golden FILE
+  tools/arm_check.py resolve     list the wheels of each Python on aarch64; fail if one is for an NVIDIA GPU
+  tools/arm_check.py emulate     run the import step and the Makefile's steps on emulated processors
+  tools/arm_check.py emulate --requirements requirements-inference.txt --steps golden
 
-`resolve` needs pip and packaging. `emulate` needs apt-get and dpkg of a Debian machine besides; everything is
-unpacked into the folder --work, nothing is installed. Emulation shows whether instructions exist, not their speed.
+`resolve` needs uv (requirements-dev.txt); `emulate` needs apt-get and dpkg, too. Everything is unpacked into the folder
+--work; nothing is installed. Emulation shows that the instructions exist, not how fast they are.
 """
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,145 +20,188 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from arm_machine import ARMV8_0, CPUS, SUITES, find_qemu, output_of, unpack_python, write_python
-from arm_wheels import gpu_reasons, read_requirements, resolve, unpack_wheels
-from packaging.requirements import Requirement
+from doctor import GPU_NAME
 
-from digitnet_cli import UserError, argument_parser, run_script
+from digitnet_cli import UserError, argument_parser, run_script, start_script
 
-# Enough for every step to run, little enough for an emulator.
-TINY = ("TRAIN=4", "VAL=2", "EPOCHS=1", "BATCH=64", "THREADS=1")
+# Settings. Wheels for glibc 2.28 and older, as `make doctor` requires it.
+PLATFORM, PYTHONS = "aarch64-manylinux_2_28", ("3.11", "3.12", "3.13", "3.14")
+SUITES = {"bookworm": "3.11", "trixie": "3.13"}  # Debian releases with their Python, as in Raspberry Pi OS
+CPUS = ("cortex-a72", "cortex-a76", "neoverse-n1")  # Raspberry Pi 4, Raspberry Pi 5, Graviton2
+ARMV8_0 = ("cortex-a35", "cortex-a53", "cortex-a57", "cortex-a72")  # of qemu-aarch64 10.0; they lack LSE atomics
+# Enough for every step to run, little enough for an emulator. No real boards: all of them would take hours.
+TINY = ("TRAIN=4", "VAL=2", "EPOCHS=1", "BATCH=64", "THREADS=1", "REAL=")
 STEPS = ("import", "data", "train", "export", "parity", "evaluate")
 PASS, TRAP = "pass", "ILLEGAL INSTRUCTION"
 
 
-def command_resolve(args: argparse.Namespace) -> int:
-    """Prints the wheels of every requirements file for every Python; 1 if one has none, or has CUDA packages."""
-    failed = False
-    for file in args.requirements:
-        requirements = read_requirements(file, args.pin)
-        for python in args.python:
-            try:
-                chosen = resolve(requirements, python, args.work)
-            except UserError as error:
-                print(f"{file.name}, Python {python}: FAIL: {error}")
-                failed = True
-                continue
-            reasons = gpu_reasons(chosen)
-            failed |= bool(reasons)
-            print(f"{file.name}, Python {python}: {len(chosen)} wheels, {len(reasons)} of them for an NVIDIA GPU")
-            print("  " + " ".join(f"{name}=={data['version']}" for name, data in sorted(chosen.items())))
-            for reason in reasons:
-                print(f"  FAIL {reason}")
-    return int(failed)
+def output_of(*command: object) -> str:
+    """Run a command and return what it prints. Raises UserError with its errors if it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{shlex.join(map(str, command[:4]))} ... failed: {' '.join(done.stderr.split())[-600:]}")
+    return done.stdout
+
+
+def uv_pip(command: str, python: str, args: argparse.Namespace, *options: object) -> str:
+    """Run `uv pip` for CPython `python` ("3.11") on aarch64; the versions of --pin replace all others."""
+    pins = args.work / "pins.txt"
+    pins.write_text("".join(f"{pin}\n" for pin in args.pin))
+    target = ["--python-platform", PLATFORM, "--python-version", python, "--only-binary", ":all:", "--overrides", pins]
+    quiet = ["--quiet", "--no-python-downloads", "--cache-dir", args.work / "uv"]
+    return output_of(sys.executable, "-m", "uv", "pip", command, *quiet, *target, *options)
+
+
+def resolve(file: Path, python: str, args: argparse.Namespace) -> bool:
+    """Print the wheels of a requirements file; return whether all are found and none is for an NVIDIA GPU."""
+    try:
+        pins = uv_pip("compile", python, args, "--no-header", "--no-annotate", file).split()
+    except UserError as error:
+        print(f"{file.name}, Python {python}: FAIL: {error}")
+        return False
+    gpu = [pin for pin in pins if GPU_NAME.match(pin.partition("=")[0])]
+    print(f"{file.name}, Python {python}: {len(pins)} wheels, {len(gpu)} of them for an NVIDIA GPU")
+    print(f"  {' '.join(pins)}" + (f"\n  FAIL: for an NVIDIA GPU: {' '.join(gpu)}" if gpu else ""), flush=True)
+    return not gpu
+
+
+def unpack_debs(folder: Path, work: Path, architecture: str, suite: str, *packages: str) -> None:
+    """Unpack Debian packages with their dependencies into `folder`, unless it is there.
+
+    apt-get downloads them from the machine's own mirror, its state in `work`. Raises UserError if that fails.
+    """
+    if folder.exists():
+        return
+    state, new = work / f"apt-{suite}-{architecture}", folder.with_name(f".{folder.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    archives = state / "var/cache/apt/archives"
+    for part in (new, state / "etc/apt/preferences.d", state / "var/lib/apt/lists/partial", archives / "partial"):
+        part.mkdir(parents=True, exist_ok=True)
+    listing = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages", "Component: main"]
+    mirrors = [mirror for mirror in output_of(*listing).split() if mirror.rstrip("/").endswith("/debian")]
+    if not mirrors:
+        raise UserError("apt-get lists no Debian mirror: run `emulate` on a Debian machine")
+    key = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    (state / "etc/apt/sources.list").write_text(f"deb [signed-by={key}] {mirrors[0]} {suite} main\n")
+    (state / "status").touch()
+    where = [f"-oDir={state}", f"-oDir::State::status={state}/status", "-oAPT::Sandbox::User=root"]
+    what = [f"-oAPT::Architecture={architecture}", f"-oAPT::Architectures={architecture}", "--no-install-recommends"]
+    apt = ["apt-get", *where, *what, "-qq", "--yes", "--download-only"]
+    output_of(*apt, "update")
+    output_of(*apt, "install", *packages)
+    for deb in sorted(archives.glob("*.deb")):
+        output_of("dpkg", "-x", deb, new)
+    if not (new / "lib").exists():  # trixie's packages have everything under usr
+        (new / "lib").symlink_to("usr/lib")
+    new.rename(folder)
+
+
+def find_qemu(work: Path) -> str:
+    """Return the machine's qemu-aarch64, or else Debian's, unpacked into `work`."""
+    if own := shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static"):
+        return own
+    unpack_debs(work / "qemu", work, output_of("dpkg", "--print-architecture").strip(), "trixie", "qemu-user")
+    return str(work / "qemu/usr/bin/qemu-aarch64")
+
+
+def write_python(cpu: str, python: str, qemu: str, wheels: Path, work: Path) -> Path:
+    """Write a command that is Python on the emulated processor, for the Makefile's PYTHON=; return its path."""
+    file, sysroot = work / f"python-{python}-{cpu}", work / f"sysroot-{python}"
+    settings = {"PYTHONPATH": wheels, "PYTHONPYCACHEPREFIX": work / f"pycache-{python}", "OMP_NUM_THREADS": 1}
+    exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in settings.items())
+    command = [qemu, "-cpu", cpu, "-L", str(sysroot), f"{sysroot}/usr/bin/python{python}", "-X", "faulthandler"]
+    file.write_text(f'#!/bin/sh\nexport {exports}\nexec {shlex.join(command)} "$@"\n')
+    file.chmod(0o755)
+    return file
 
 
 def run_step(command: list, log: Path) -> str:
-    """Runs a command in the repository, output to `log`; returns what to say of it in a table: PASS, TRAP or FAIL."""
+    """Run a command in the repository with its output in `log`; return PASS, TRAP or "FAIL, exit code N"."""
     start = time.monotonic()
     with log.open("w") as file:
         code = subprocess.run([str(x) for x in command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
     lines = log.read_text(errors="replace").strip().splitlines()
     trap = any("Illegal instruction" in line for line in lines) or code in (-4, 132)
-    said = PASS if code == 0 else TRAP if trap else f"FAIL, exit code {code}"
-    print(f"  {log.stem}: {said} ({time.monotonic() - start:.0f} s) {lines[-1][:150] if lines else ''}", flush=True)
-    return said
-
-
-def copy_boards(folder: Path, count: int = 2) -> Path:
-    """The first real boards of the repository, in a folder of their own: all of them would take hours."""
-    real = ROOT / "data" / "real"
-    lines = (real / "labels.csv").read_text().splitlines()[: 1 + count]
-    (folder / "boards").mkdir(parents=True)
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    for line in lines[1:]:
-        shutil.copy(real / "boards" / f"{line.partition(',')[0]}.jpg", folder / "boards")
-    return folder
+    result = PASS if code == 0 else TRAP if trap else f"FAIL, exit code {code}"
+    print(f"  {log.stem}: {result} ({time.monotonic() - start:.0f} s) {lines[-1][:150] if lines else ''}", flush=True)
+    return result
 
 
 def emulate_cpu(cpu: str, python: Path, folder: Path, args: argparse.Namespace) -> list[str]:
-    """Runs the control and the steps with an emulated Python, up to the first that fails; what each came to.
-
-    The steps leave their files and logs in `folder`, which is emptied before.
-    """
+    """Run the control and the steps up to the first that fails, in `folder`, emptied first; return their results."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    below = os.path.relpath(folder, ROOT)  # make runs there, and a path in the repository has no blanks then
-    settings = [f"PYTHON={os.path.relpath(python, ROOT)}", f"PROFILE={args.profile}", f"DATA={below}/data"]
-    settings += [f"OUT={below}/out", f"REAL={os.path.relpath(copy_boards(folder / 'real'), ROOT)}", *TINY]
-    # Without --report it would overwrite the report of the machine that exported the file.
-    porter = ["--onnx", args.onnx, "--golden", args.golden, "--report", folder / "golden.json"]
-    scripts = {
-        "control": [ROOT / "tools" / "arm_control.py"],
-        "import": [ROOT / "tools" / "arm_import.py"],
-        "golden": [ROOT / "04_Parity.py", *porter],
+    below = os.path.relpath(folder, ROOT)  # make runs there, and a path in the repository has no spaces then
+    make = ["make", f"PYTHON={os.path.relpath(python, ROOT)}", f"PROFILE={args.profile}", f"DATA={below}/data"]
+    make += [f"OUT={below}/out", *TINY]
+    commands = {
+        "control": ["tools/arm_control.py"],
+        "import": ["tools/arm_import.py"],
+        "golden": ["04_Parity.py", "--onnx", args.onnx, "--golden", args.golden, "--report", folder / "golden.json"],
     }
-    told = []
+    results = []
     for step in ("control", *args.steps):
-        command = [python, *scripts[step]] if step in scripts else ["make", *settings, step]
-        told.append(run_step(command, folder / f"{step}.log"))
-        if told[-1] != (TRAP if step == "control" and cpu in ARMV8_0 else PASS):
+        script = [python, *commands[step]] if step in commands else [*make, step]
+        results.append(run_step(script, folder / f"{step}.log"))
+        if results[-1] != (TRAP if step == "control" and cpu in ARMV8_0 else PASS):
             print(f"  FAIL: see {folder / step}.log")
             break
-    return told
+    return results
 
 
-def command_emulate(args: argparse.Namespace) -> int:
-    """Runs the steps on every emulated processor and prints a table of them; 1 if one fails."""
-    python = SUITES[args.suite]
+def emulate(args: argparse.Namespace) -> bool:
+    """Run the steps on every emulated processor and print a table; return whether all pass."""
+    python, file = SUITES[args.suite], args.requirements[0]
+    wheels = args.work / f"wheels-{file.stem}-{python}"
+    if not resolve(file, python, args):
+        return False
+    uv_pip("install", python, args, "--target", wheels, "--requirements", file)
+    packages = [f"python{python}", f"libpython{python}", "libstdc++6", "libgomp1", "libgcc-s1"]
+    unpack_debs(args.work / f"sysroot-{python}", args.work, "arm64", args.suite, *packages)
     qemu = find_qemu(args.work)
     print(output_of(qemu, "--version").splitlines()[0])
-    sysroot = unpack_python(args.suite, args.work)
-    wheels = args.work / f"wheels-{args.requirements[0].stem}-{python}"
-    unpack_wheels(read_requirements(args.requirements[0], args.pin), python, wheels)
-    table = []
+    heads, table = ["CPU", "LSE control", *args.steps], []
     for cpu in args.cpu:
         print(f"{cpu}, Python {python}, {args.profile}", flush=True)
-        emulated = write_python(cpu, python, qemu, sysroot, wheels, args.work)
+        emulated = write_python(cpu, python, qemu, wheels, args.work)
         table.append([cpu, *emulate_cpu(cpu, emulated, args.work / f"{cpu}-{python}-{args.profile}", args)])
-    heads = ["CPU", "LSE control", *args.steps]
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for row in table:
-        control = {TRAP: "traps", PASS: "runs"}.get(row[1], row[1])
-        print(f"| {' | '.join([row[0], control, *row[2:], *['not run'] * (len(heads) - len(row))])} |")
-    return int(any(len(row) < len(heads) or row[-1] != PASS for row in table))
+    for cpu, control, *results in table:
+        row = [cpu, {TRAP: "traps", PASS: "runs"}.get(control, control), *results]
+        print(f"| {' | '.join(row + ['not run'] * (len(heads) - len(row)))} |")
+    return all(len(row) == len(heads) and row[-1] == PASS for row in table)
 
 
-def main() -> int:
-    """Reads the options; returns the exit code."""
+def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     add = parser.add_argument
+    files, out = [ROOT / "requirements.txt", ROOT / "requirements-inference.txt"], ROOT / "artifacts"
     add("what", choices=["resolve", "emulate"])
-    add("--work", type=Path, default=ROOT / "build" / "emu", metavar="DIR", help="folder for all that is fetched")
-    add(
-        "--requirements",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="both of the repository if none is given; emulate takes the first",
-    )
-    add("--pin", type=Requirement, action="append", default=[], metavar="NAME==VERSION", help="in the place of a pin")
-    add("--python", nargs="+", default=["3.11", "3.12", "3.13", "3.14"], metavar="X.Y", help="for resolve")
-    add("--suite", choices=SUITES, default="bookworm", help="for emulate: bookworm has Python 3.11, trixie 3.13")
-    add("--cpu", nargs="+", default=CPUS, metavar="NAME", help="as qemu-aarch64 -cpu names them")
+    add("--work", type=Path, default=ROOT / "build/emu", metavar="DIR", help="folder for everything downloaded")
+    add("--requirements", type=Path, nargs="+", default=files, metavar="FILE", help="`emulate` takes the first")
+    add("--pin", action="append", default=[], metavar="NAME==VERSION", help="replaces the version of a package")
+    add("--python", nargs="+", default=PYTHONS, metavar="X.Y", help="for `resolve`")
+    add("--suite", choices=SUITES, default="bookworm", help="for `emulate`: bookworm has Python 3.11, trixie 3.13")
+    add("--cpu", nargs="+", default=CPUS, metavar="NAME", help="names of qemu-aarch64 -cpu")
     add("--profile", choices=["tutorial", "photo"], default="tutorial")
     add("--steps", nargs="+", default=STEPS, metavar="STEP", help="import, golden, and targets of the Makefile")
-    add("--onnx", type=Path, metavar="FILE", help="the exported model, for a last step: golden")
-    add("--golden", type=Path, metavar="FILE", help="the golden vectors that belong to it")
+    add("--onnx", type=Path, default=out / "sudoku_digitnet.onnx", metavar="FILE", help="for step golden")
+    add("--golden", type=Path, default=out / "golden.npz", metavar="FILE", help="for step golden")
     args = parser.parse_args()
-    if (args.onnx or args.golden) and "golden" not in args.steps:
-        args.steps = [*args.steps, "golden"]
-    if "golden" in args.steps and not (args.onnx and args.golden):
-        parser.error("the step golden needs --onnx and --golden: `make golden` writes both files")
-    args.onnx, args.golden = (path and path.resolve() for path in (args.onnx, args.golden))
-    args.work = args.work.resolve()
+    args.work, args.onnx, args.golden = args.work.resolve(), args.onnx.resolve(), args.golden.resolve()
     if any(letter.isspace() for letter in os.path.relpath(args.work, ROOT)):
-        parser.error("--work: make takes no folder whose name has blanks")
-    if not args.requirements:
-        args.requirements = [ROOT / "requirements.txt", ROOT / "requirements-inference.txt"]
+        parser.error("--work: make takes no folder whose name has a space in it")
     args.work.mkdir(parents=True, exist_ok=True)
-    return command_resolve(args) if args.what == "resolve" else command_emulate(args)
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the check. Raises UserError if it fails."""
+    pairs = [(file, python) for file in args.requirements for python in args.python]
+    if not (emulate(args) if args.what == "emulate" else all([resolve(*pair, args) for pair in pairs])):
+        raise UserError(f"{args.what} failed: see above")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    start_script()
+    run_script(main, parse_args())

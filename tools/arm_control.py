@@ -1,6 +1,6 @@
-"""Executes one instruction of ARMv8.1 (LSE ldaddal), for arm_check.py to run on an emulated processor.
+"""Execute one instruction of ARMv8.1 (LSE ldaddal), for arm_check.py to run on an emulated processor.
 
-A Raspberry Pi 4 does not have it: it must trap there, else a step that passes shows nothing. Torch 2.10.0 dies of it.
+A Raspberry Pi 4 lacks it, so it must trap there; otherwise a step that passes shows nothing. torch 2.10.0 uses it.
 """
 
 import ctypes

@@ -1,115 +1,248 @@
-"""Can this machine run the chain? One line a check (ok, warn, fail) and, where it is not ok, what to do.
+"""Check whether this machine can run the project: one line per check, with what to do where it is not ok.
 
-Needs nothing but Python's standard library, and no newer syntax than Python 3.6's, so that an old Python is told
-that it is old. Installs and changes nothing. Exit code 1 if a check fails. Usually run by `make doctor`.
+Run by `make doctor`. Needs only the standard library and no newer syntax than Python 3.7's, so that an old Python gets
+an answer too. Installs and changes nothing. Exit code 1 if a check fails.
 """
 
 import argparse
+import json
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from importlib import util
 from pathlib import Path
+from typing import Iterator, NamedTuple, Optional
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))  # python3 -I leaves the script's own folder out
-from doctor_machine import (
-    check_architecture,
-    check_disk,
-    check_fast_math,
-    check_memory,
-    check_processor,
-    check_system,
-    check_temporary,
-    check_threads,
-)
-from doctor_onnx import check_onnx
-from doctor_packages import (
-    check_cuda,
-    check_make,
-    check_packages,
-    check_python,
-    check_venv,
-    installed_packages,
-    read_pins,
-)
+if sys.version_info < (3, 7):  # noqa: UP036
+    sys.exit(f"{sys.argv[0]}: {sys.executable} is Python {platform.python_version()}: install Python 3.11 or newer")
+
+ROOT, SYSTEM = Path(__file__).resolve().parent.parent, Path("/")  # SYSTEM holds proc and sys
+
+# Settings. Wheels of the pinned packages exist for these Pythons and this glibc; the Makefile needs this GNU Make.
+OLDEST_PYTHON, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_MAKE = [3, 11], [3, 14], [2, 28], [4, 3]
+X86_FLAGS, ARM_FLAGS = ("cx16", "popcnt", "ssse3", "sse4_1", "sse4_2"), ("asimd",)  # numpy needs x86-64-v2 or NEON
+# aarch64 wheels that use atomics of ARMv8.1 unasked: pytorch issues 132032, 146792, 174344; onnxruntime issue 23957.
+NEEDS_ATOMICS = (("torch", "2.4.0"), ("torch", "2.6.0"), ("torch", "2.10.0"), ("onnxruntime", "1.21.0"))
+# Bytes on disk when pip ends, wheels + packages: 4.1 + 7.7 GB on x86-64, most for CUDA; 0.24 + 1.08 GB on aarch64.
+DISK, DISK_FOR_DATA = {"aarch64": 1.5e9, "x86_64": 12e9}, 0.3e9
+# Bytes of memory: 03_Training.py and 04_Parity.py peak at 1.0 GB (make bench, x86-64, 2026-11-25).
+MEMORY_LEAST, MEMORY_FREE, MEMORY_AND_SWAP = 0.9e9, 1.1e9, 1.9e9
+FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # two names of one setting
+FOREIGN = ("PYTHONPATH", "PYTHONHOME")
+GPU_NAME = re.compile(r"(nvidia-|cuda-|cupy|pytorch-triton|triton$)")  # packages for NVIDIA GPUs, canonical names
+WITHOUT_CUDA = "rm -rf .venv; make TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+MODULES = ("numpy", "onnxruntime", "torch", "torchvision", "onnx", "onnxscript", "cv2", "PIL", "matplotlib", "pytest")
+QUIET = {"ORT_DISABLE_TELEMETRY": "1", "MPLCONFIGDIR": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}  # leave no files
+
+# Run by the environment's Python, of whatever version. The last step that it prints is the one that fails.
+PROBE = """
+import json, sys
+print(json.dumps(sys.version_info[:3]))
+from importlib import metadata, util
+print(json.dumps([[d.metadata["Name"] or "", d.version] for d in metadata.distributions()]))
+root, onnx, *modules = sys.argv[1:]
+for name in modules:
+    print("import " + name, flush=True)
+    __import__(name)
+    if onnx and name == "onnxruntime":
+        sys.path.insert(0, root)
+        from digitnet_onnx import contract_failures, open_session, signature_failures
+        print("check", flush=True)
+        print(json.dumps(contract_failures(onnx) if util.find_spec("onnx") else signature_failures(open_session(onnx))))
+"""
 
 
-def read(path: str) -> str:
-    """A file's text, or nothing."""
+class Check(NamedTuple):
+    """Result of a check. status: ok, warn (it runs, but not as it should) or fail. cure: what to do unless it is ok."""
+
+    status: str
+    seen: str
+    cure: str = ""
+
+
+def judge(seen: str, *cases: tuple) -> Check:
+    """Return the first of the cases (condition, status, cure) whose condition holds, or else ok."""
+    return next((Check(status, seen, cure) for condition, status, cure in cases if condition), Check("ok", seen))
+
+
+def read(path: Path) -> str:
+    """Return a file's text, or "" if it cannot be read."""
+    return path.read_text(errors="replace") if os.access(str(path), os.R_OK) else ""
+
+
+def run(*command: object) -> tuple:
+    """Run a command. Returns the lines that it prints, and why it fails, or ""."""
     try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
+        done = subprocess.run(list(map(str, command)), env={**os.environ, **QUIET}, capture_output=True)
+    except OSError as error:
+        return [], error.strerror
+    printed, errors = (stream.decode(errors="replace").splitlines() for stream in (done.stdout, done.stderr))
+    reasons = [line for line in errors if re.search(r"Error: \S", line)] or errors or [f"exit code {done.returncode}"]
+    reason = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else reasons[-1]
+    return printed, reason if done.returncode else ""
 
 
-def c_library() -> str:
-    """Name and version of the C library, such as "glibc 2.36"; nothing where it does not tell, as musl."""
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (AttributeError, OSError, ValueError):
-        return ""
+def check_system(cpus: float) -> Iterator[tuple]:
+    """Judge architecture, system, make, and variables that change what Python does. cpus: limit of the container."""
+    machine, system, libc = platform.machine(), platform.system(), platform.libc_ver()
+    bad, bits = sys.maxsize < 2**32 or machine not in DISK, 64 if sys.maxsize > 2**32 else 32
+    cure = "use a 64-bit system on aarch64 or x86_64 (64-bit Raspberry Pi OS): onnxruntime has wheels for no other"
+    yield "architecture", judge(f"{machine}, {bits}-bit", (bad, "fail", cure))
+    bad = system != "Linux" or libc[0] != "glibc" or [int(part) for part in libc[1].split(".")] < OLDEST_GLIBC
+    cure = "use Linux with glibc 2.28 or newer (Debian 10, Ubuntu 20.04), not musl; elsewhere, a container or WSL 2"
+    yield "system", judge(f"{system}, {' '.join(libc)}", (bad, "fail", cure))
+    make = "".join(run("make", "--version")[0][:1]) or "missing"
+    bad = "GNU Make" not in make or [int(part) for part in re.findall(r"\d+", make)] < OLDEST_MAKE
+    yield "make", judge(make, (bad, "fail", "install GNU Make 4.3 or newer: sudo apt install make (Debian 11)"))
+    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores, threads = min(cores, max(cpus, 1)), os.environ.get("OMP_NUM_THREADS", "not set")
+    bad = threads.isdigit() and int(threads) > cores
+    cure = "unset OMP_NUM_THREADS: more threads than cores wait for each other"
+    yield "threads", judge(f"{cores:g} cores, OMP_NUM_THREADS {threads}", (bad, "warn", cure))
+    rounds, hides = "it rounds to 8 bits, and `make parity` fails", "it can hide the environment's own packages"
+    for name, variables, effect in (("fast math", FAST_MATH, rounds), ("variables", FOREIGN, hides)):
+        found = [variable for variable in variables if os.environ.get(variable, "").upper() not in ("", "STRICT")]
+        seen = ", ".join(f"{name}={os.environ[name]}" for name in found) or f"{' and '.join(variables)} not set"
+        yield name, judge(seen, (found, "warn", f"unset {' '.join(found)}: {effect}"))
 
 
-def make_version() -> str:
-    """What `make --version` prints, or nothing."""
-    try:
-        return subprocess.check_output(["make", "--version"]).decode(errors="replace")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+def container_limits() -> dict:
+    """Return the limits of this process's cgroup, version 1 or 2: bytes of "memory" and "swap", and "cpus"; or inf."""
+    limits = dict.fromkeys(("memory", "swap", "cpus"), float("inf"))
+    files = (("memory", "memory.max"), ("memory", "memory.limit_in_bytes"), ("swap", "memory.swap.max"))
+    for line in read(SYSTEM / "proc/self/cgroup").splitlines():
+        controllers, group = line.split(":", 2)[1:]
+        folder = SYSTEM / "sys/fs/cgroup" / controllers / group.lstrip("/")
+        for parent in (folder, *folder.parents):  # their limits hold too, and a container may not see its own folder
+            for kind, name in files:
+                limits[kind] = min([limits[kind], *map(int, re.findall(r"^\d+", read(parent / name)))])
+            times = read(parent / "cpu.max") or read(parent / "cpu.cfs_quota_us") + read(parent / "cpu.cfs_period_us")
+            for quota, period in re.findall(r"^(\d+)\s+(\d+)", times):
+                limits["cpus"] = min(limits["cpus"], int(quota) / int(period))
+    return limits
 
 
-def report(checks: list) -> int:
-    """Prints the checks, (name, (status, seen, cure)) each; returns the exit code."""
-    for name, (status, seen, cure) in checks:
-        print(f"{status:<5} {name:<13} {seen}")
-        if cure:
-            print(f"      {'':<13} -> {cure}")
-    count = [status for _, (status, _, _) in checks].count
-    print(f"{count('ok')} ok, {count('warn')} to know, {count('fail')} in the way")
-    return 1 if count("fail") else 0
+def check_room(limits: dict, installed: bool) -> Iterator[tuple]:
+    """Judge memory, disk and the folder for temporary files. installed: whether the packages are there."""
+    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", read(SYSTEM / "proc/meminfo"), re.MULTILINE))
+    names = ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
+    machine, available, swap, free_swap = (1024 * int(sizes.get(name, 0)) for name in names)
+    total, swap = min(machine, limits["memory"]), min(swap, limits["swap"])
+    free = min(available, total) + min(free_swap, swap)
+    limit = f" (limit of the container; the machine has {machine / 1e9:.1f} GB)" if total < machine else ""
+    check = judge(
+        f"{total / 1e9:.1f} GB{limit} and {swap / 1e9:.1f} GB swap, {free / 1e9:.1f} GB of both free",
+        (total < MEMORY_LEAST, "fail", "use a machine or container with 1 GB or more; the ONNX file runs on less"),
+        (total + swap < MEMORY_AND_SWAP, "warn", "add swap, to 2 GB with the memory, or a step may be killed"),
+        (free < MEMORY_FREE, "warn", "close other programs or add swap, or a step may be killed"),
+    )
+    yield "memory", check
+    free, need = shutil.disk_usage(str(ROOT)).free, DISK_FOR_DATA if installed else DISK.get(platform.machine(), 2e9)
+    cure = "free some space" + f"; or install without CUDA (2 GB): {WITHOUT_CUDA}" * (need == DISK["x86_64"])
+    yield "disk", judge(f"{free / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed", (free < need, "fail", cure))
+    kinds = dict(re.findall(r"^\S+ (\S+) (\S+)", read(SYSTEM / "proc/mounts"), re.MULTILINE))
+    folder = Path(os.environ.get("TMPDIR", "/tmp"))
+    kind = next((kinds[str(path)] for path in (folder, *folder.parents) if str(path) in kinds), "unknown")
+    cure = "`make` already avoids it; with your own pip: mkdir -p ~/tmp; TMPDIR=~/tmp pip install --no-cache-dir ..."
+    yield "temporary", judge(f"{folder} ({kind})", (kind in ("tmpfs", "ramfs") and total < 4e9, "warn", cure))
+
+
+def check_processor(versions: dict) -> Check:
+    """Judge the processor. versions: package -> version of what runs here."""
+    machine, cpuinfo = platform.machine(), read(SYSTEM / "proc/cpuinfo")
+    flags = " ".join(re.findall(r"^(?:Features|flags)\s*:(.*)$", cpuinfo, re.MULTILINE)).split()
+    missing = ", ".join(flag for flag in (X86_FLAGS if machine == "x86_64" else ARM_FLAGS) if flag not in flags)
+    old = machine == "aarch64" and "atomics" not in flags
+    bad = ", ".join(" ".join(pin) for pin in versions.items() if old and pin in NEEDS_ATOMICS)
+    kind = "x86-64-v2" if machine == "x86_64" else "ARMv8.0, as a Raspberry Pi 4" if old else "ARMv8.1 or newer"
+    return judge(
+        f"no {missing}" if missing else kind,
+        (not flags, "warn", "nothing, unless a step ends in 'Illegal instruction': /proc/cpuinfo lists no features"),
+        (missing, "fail", "numpy needs x86-64-v2 (since about 2009), or Arm with NEON (Raspberry Pi 3 or newer)"),
+        (bad, "fail", f"install the versions of requirements.txt: {bad} ends in 'Illegal instruction' here"),
+    )
+
+
+def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str, make: str) -> Iterator[tuple]:
+    """Judge a Python, its packages, and the exported file as they read it. there: whether it should have packages."""
+    arguments = (onnx if onnx.exists() else "", *MODULES) if there else ("", "venv", "ensurepip")
+    printed, error = run(python, "-c", PROBE, ROOT, *arguments)
+    foreign = " ".join(name for name in FOREIGN if os.environ.get(name))
+    repair = f"unset {foreign}" if foreign else install
+    version = json.loads(printed[0]) if printed else []
+    check = judge(
+        f"{'.'.join(map(str, version)) or f'does not start, {error}'} ({python})",
+        (not version, "fail", repair),
+        (version < OLDEST_PYTHON, "fail", "install Python 3.11 or newer (Debian 12, Ubuntu 24.04), rm -rf .venv"),
+        (version[:2] > NEWEST_PYTHON, "warn", "if pip finds no wheel: install Python 3.14 or older"),
+    )
+    yield "Python", check
+    if not version:
+        return
+    pairs = json.loads(printed[1])[::-1] if there and printed[1:] else []  # of two with one name, the first is used
+    found = {re.sub(r"[-_.]+", "-", n).lower(): re.sub(r"\b0+(?=\d)", "", v.partition("+")[0]) for n, v in pairs}
+    lacking = [name for name in pins if name not in found] if there else []
+    missing = ", ".join(lacking[:5]) + f" and {len(lacking) - 5} more" * (len(lacking) > 5)
+    other = ", ".join(f"{name} {found[name]} (pinned: {v})" for name, v in pins.items() if found.get(name, v) != v)
+    step = ([""] + [line for line in printed if line == "check" or line.startswith("import ")])[-1]
+    failed = f"cannot {step}: {error}" if error and step.startswith("import") else ""
+    fine = f"all {len(pins)} at the pinned versions, and they load" if there else f"not installed yet: `{make}` does it"
+    check = judge(
+        f"missing: {missing}" if missing else failed or other or fine,
+        (missing, "fail", install),
+        (failed, "fail", repair),
+        (other, "warn", f"{install}; or keep them, and see whether `make parity` passes"),
+    )
+    yield "packages", check
+    yield "processor", check_processor({**pins, **found})
+    gpu = sorted(filter(GPU_NAME.match, found))
+    seen = f"{len(gpu)} packages for NVIDIA GPUs, not used; without them: {WITHOUT_CUDA}" if gpu else "none"
+    cure = "rm -rf .venv; make (from torch 2.11.0 on, PyPI's wheels bring gigabytes of them; the pinned one does not)"
+    yield "CUDA", judge(seen, (gpu and platform.machine() == "aarch64", "warn", cure))
+    checked = printed[printed.index("check") + 1 :] if "check" in printed else ["null"]
+    yield "ONNX file", check_onnx(onnx, json.loads(checked[0]) if checked else [error], f"{make} export")
+
+
+def check_onnx(path: Path, failures: Optional[list], again: str) -> Check:
+    """failures: list of the ways in which the file breaks its contract, None if it is not read. again: the command."""
+    beside = path.with_name(path.name + ".data")
+    state = "not read" if failures is None else "; ".join(failures) or "keeps its contract"
+    return judge(
+        f"{path}: {state if path.exists() else 'not made yet'}",
+        (path.is_dir(), "fail", "name the file itself: --onnx FILE"),
+        (failures, "fail", f"rm '{path}'; {again}"),
+        (path.exists() and failures is None, "warn", "see to the packages first: onnxruntime reads it"),
+        (beside.exists(), "warn", f"rm '{beside}': a leftover, the model does not need it"),
+    )
 
 
 def main() -> int:
-    """Gathers what the checks judge, from this machine; returns the exit code."""
+    """Print the checks; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--venv", default=".venv", help="the environment that make fills (default: .venv)")
+    parser.add_argument("--base", default="python3", help="the Python that makes it (default: python3)")
+    parser.add_argument("--python", help="a Python of your own, instead of --venv")
     parser.add_argument("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), help="the exported file")
-    parser.add_argument("--own", action="store_true", help="this Python is to run the scripts; make installs nothing")
     args = parser.parse_args()
-
-    machine, installed = platform.machine(), installed_packages()
-    expected = args.own or "torch" in installed
-    if not expected:  # the system's Python; what it has besides will not be used
-        installed = {}
-    pins = read_pins(read(str(ROOT / "requirements.txt")))
-    meminfo, environment = read("/proc/meminfo"), dict(os.environ)
-    total = re.search(r"^MemTotal:\s+(\d+)", meminfo, re.MULTILINE)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    temporary = os.environ.get("TMPDIR", "/tmp")
-    there = all(name in installed for name in pins)
-    versions = {**pins, **{name: version.partition("+")[0] for name, version in installed.items()}}
-    modules = [util.find_spec(name) is not None for name in ("venv", "ensurepip")]
-    return report(
-        [
-            ("architecture", check_architecture(machine, 64 if sys.maxsize > 2**32 else 32)),
-            ("system", check_system(platform.system(), c_library())),
-            ("processor", check_processor(machine, read("/proc/cpuinfo"), versions)),
-            ("memory", check_memory(meminfo)),
-            ("disk", check_disk(shutil.disk_usage(str(ROOT)).free, machine, there)),
-            ("temporary", check_temporary(read("/proc/mounts"), temporary, int(total.group(1)) * 1024 if total else 0)),
-            ("Python", check_python(tuple(sys.version_info))),
-            ("venv", check_venv(*modules, needed=not there)),
-            ("make", check_make(make_version())),
-            ("packages", check_packages(pins, installed, expected)),
-            ("CUDA", check_cuda(machine, installed)),
-            ("threads", check_threads(cores, environment)),
-            ("fast math", check_fast_math(environment)),
-            ("ONNX file", check_onnx(args.onnx)),
-        ]
-    )
+    python = args.python or f"{args.venv}/bin/python"
+    there = bool(args.python) or os.path.lexists(python)
+    make = f"make {os.environ.get('MAKEFLAGS', '').partition('-- ')[2]}".strip()  # with the settings of this call
+    install = f"rm -rf {args.venv}; {make}" if there else "sudo apt install python3-venv python3-pip"
+    if args.python:
+        install = "make without PYTHON= and VENV=; or, in an environment of your own, pip install -r requirements.txt"
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", read(ROOT / "requirements.txt").lower(), re.MULTILINE))
+    limits, statuses = container_limits(), []
+    python_checks = check_python(python if there else args.base, pins, there, args.onnx, install, make)
+    for checks in (check_system(limits["cpus"]), check_room(limits, there), python_checks):
+        for name, (status, seen, cure) in checks:
+            statuses.append(status)
+            print(f"{status:<5} {name:<13} {seen}" + (f"\n{'':<19} -> {cure}" if cure else ""), flush=True)
+    ok, warn, fail = (statuses.count(status) for status in ("ok", "warn", "fail"))
+    print(f"{ok} ok, {warn} warning{'s' * (warn != 1)}, {fail} failure{'s' * (fail != 1)}")
+    return int(fail > 0)
 
 
 if __name__ == "__main__":
