@@ -57,6 +57,7 @@ $(foreach name,PROFILE MODEL DATA OUT REAL PUZZLES VENV,$(if $(word 2,$($(name))
 
 # Nothing is installed for an interpreter of the reader's own.
 INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.installed))
+DEV_INSTALLED := $(if $(INSTALLED),$(VENV)/.installed-dev)
 
 # $(call option,--name,value): the option, or nothing if the value is empty.
 option = $(if $(2),$(1) $(2))
@@ -161,20 +162,20 @@ $(VENV)/.installed: requirements.txt
 	@touch $@
 
 ## test      the tests, offline, in temporary folders
-test: | $(INSTALLED)
+test: | $(DEV_INSTALLED)
 	"$(PYTHON)" -m pytest -q -n auto --dist loadfile --durations 25 tests
 
 ## test-all  the same with 20 kills of each kind instead of 3, and the commands of the README that take minutes
-test-all: | $(INSTALLED)
+test-all: | $(DEV_INSTALLED)
 	"$(PYTHON)" -m pytest -q -n auto --dist loadfile --durations 25 tests --kills 20 --slow
 
 ## lint      ruff's checks and format, mypy's types
-lint: | $(if $(INSTALLED),$(VENV)/.installed-dev)
+lint: | $(DEV_INSTALLED)
 	"$(PYTHON)" -m ruff check .
 	"$(PYTHON)" -m ruff format --check .
 	"$(PYTHON)" -m mypy
 
-$(VENV)/.installed-dev: requirements-dev.txt | $(INSTALLED)
+$(VENV)/.installed-dev: requirements-dev.txt $(INSTALLED)
 	$(PIP) -r $<
 	@touch $@
 

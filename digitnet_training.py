@@ -175,11 +175,9 @@ class Processes:
                 f"--batch-size {batch_size} cannot be shared equally by {self.world_size} processes: "
                 f"use a multiple, such as {self.world_size * max(1, batch_size // self.world_size)}"
             )
-        for rank, other in enumerate(self.gather(data)):
-            if other != data:
-                raise UserError(
-                    f"process {rank} has other cells than process {self.rank}: copy the same data to every machine"
-                )
+        gathered = self.gather(data)
+        if others := [rank for rank, other in enumerate(gathered) if other != gathered[0]]:
+            raise UserError(f"process {others[0]} has other cells than process 0: copy the same data to every machine")
 
     def end(self) -> None:
         """Exit at once with code 0 if torchrun started this process: gloo's threads may hang Python's own exit."""
