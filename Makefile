@@ -63,7 +63,7 @@ DEV_INSTALLED := $(if $(INSTALLED),$(VENV)/.installed-dev)
 option = $(if $(2),$(1) $(2))
 
 # Its variable keeps torchrun from warning that it sets it; --threads sets the threads.
-TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run
+TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run --standalone
 
 # --- files ---
 # Each script, first, with the modules that it may import.

@@ -79,7 +79,9 @@ def bench_processes(args: argparse.Namespace) -> dict:
         ways = ways[1:3]
     results = {}
     for processes, threads in ways:
-        launcher = ("-m", "torch.distributed.run", "--nproc-per-node", processes) if processes > 1 else ()
+        launcher = (
+            ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes) if processes > 1 else ()
+        )
         options = ("--train-only", "--epochs", 1, "--threads", threads)
         run = train_measured(args.data, args.out / "processes", *options, launcher=launcher)
         results[f"{processes} x {threads}"] = {name: run[name] for name in ("images_per_second", "peak_mib")}

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 # `make test` runs the tests: what it hands down would make their own `make` print "Entering directory".
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2)
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 
 
 class Result(NamedTuple):

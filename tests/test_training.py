@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,20 +45,9 @@ def test_two_machines_train_as_two_processes_do(built, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = ("--nnodes", 2, "--master-addr", "127.0.0.1", "--master-port", port)
-    commands = [
-        (
-            *TORCHRUN[:-1],
-            1,
-            *meeting,
-            "--node-rank",
-            rank,
-            ROOT / "03_Training.py",
-            *options,
-            "--out",
-            tmp_path / str(rank),
-        )
-        for rank in range(2)
-    ]
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 1, *meeting)
+    training = (ROOT / "03_Training.py", *options, "--out")
+    commands = [(*launcher, "--node-rank", rank, *training, tmp_path / str(rank)) for rank in range(2)]
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(lambda command: run(*command), commands))
     assert [result.code for result in results] == [0, 0], [result.err for result in results]
@@ -67,10 +57,10 @@ def test_two_machines_train_as_two_processes_do(built, tmp_path):
 
 
 def test_processes_with_other_cells_are_refused(built, tmp_path):
-    """One process gets the validation cells to train on, as a machine with another copy of the data would."""
-    for rank, split in enumerate(("train", "val")):
+    """One process has training and validation cells swapped, as a machine with another copy of the data would."""
+    for rank, splits in enumerate((("train", "val"), ("val", "train"))):
         (tmp_path / str(rank)).mkdir()
-        for name in ("train", "val"):
+        for name, split in zip(("train", "val"), splits, strict=True):
             (tmp_path / str(rank) / name).symlink_to(built.data / split)
     (tmp_path / "launch.py").write_text(
         "import os, runpy, sys\n"
@@ -94,7 +84,7 @@ def test_a_batch_that_has_no_equal_shares_is_refused(built, tmp_path):
 def test_make_nproc_trains_with_torchrun(built, tmp_path):
     result = built.make("train", f"OUT={tmp_path}/out", "NPROC=2")
     assert result.code == 0, result.err
-    assert "torch.distributed.run --nproc-per-node 2 03_Training.py" in result.out
+    assert "torch.distributed.run --standalone --nproc-per-node 2 03_Training.py" in result.out
     assert (tmp_path / "out" / "digitnet_best.pth").exists()
 
 
