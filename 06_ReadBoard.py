@@ -1,37 +1,53 @@
 #!/usr/bin/env python3
-"""Reads one Sudoku board from a photo with an ONNX file, and prints its 9x9 grid.
+"""Read Sudoku boards from photos: find the board, read its 81 cells, and say whether the reading can be trusted.
 
-python3 06_ReadBoard.py data/real/boards/image1.jpg --onnx artifacts/photo/sudoku_digitnet.onnx
-python3 06_ReadBoard.py photo.jpg --find --onnx artifacts/photo/sudoku_digitnet.onnx
+python3 06_ReadBoard.py photo.jpg                      the grid, a verdict, and why it is doubtful
+python3 06_ReadBoard.py --picture out.png photo.jpg    the frame and the digits drawn over the photo
+python3 06_ReadBoard.py --json *.jpg                   one line of JSON per photo, for programs
 
-The image is taken as a board already straightened to its outer lines, unless --find looks for the largest
-quadrilateral in it, or --corners says where the board is. Needs numpy, OpenCV and onnxruntime.
+The verdict is one of: verified (the digits have exactly one solution, and no other likely reading of a cell has; exit
+code 0), suspect (3), not found (4); of several photos the highest counts. A photo that cannot be read is an error (1).
+Needs numpy, OpenCV and onnxruntime. Takes artifacts/photo/sudoku_digitnet.onnx if `make PROFILE=photo` has made it,
+else pretrained/sudoku_digitnet_photo.onnx.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
+import sys
 from pathlib import Path
 
 from digitnet_cli import argument_parser, start_script
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
-DETECTION_SIDE = 1000  # the photo's longer side while the board is looked for, in pixels
-MIN_AREA = 0.1  # a board fills at least this part of the photo
+FOLDER = Path(__file__).resolve().parent
+MODELS = FOLDER / "artifacts/photo/sudoku_digitnet.onnx", FOLDER / "pretrained/sudoku_digitnet_photo.onnx"
+EXIT_CODES = {"verified": 0, "suspect": 3, "not found": 4}
+UNREADABLE = 1
+MAX_REASONS = 3  # per photo where each gets one line; the grid of a single photo comes with all
+GREEN, ORANGE, RED = (0, 160, 0), (0, 140, 255), (0, 0, 220)  # as OpenCV orders colours: blue, green, red
 
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     add = parser.add_argument
-    add("photo", type=Path, help="an image that OpenCV reads (JPEG, PNG)")
-    add("--onnx", type=Path, default=Path("artifacts/photo/sudoku_digitnet.onnx"), metavar="FILE", help="the model")
-    add("--crop-margin", type=float, default=0.06, help="part cut off each side of a cell, 0 to 0.2")
+    add("photos", type=Path, nargs="+", metavar="PHOTO", help="an image that OpenCV reads (JPEG, PNG)")
+    add("--onnx", type=Path, metavar="FILE", help="the model (the best one there is, if not given)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--find", action="store_true", help="look for the board in the photo")
+    where.add_argument("--straightened", action="store_true", help="the board fills the picture: do not look for it")
     where.add_argument(
-        "--corners", type=float, nargs=8, metavar="N", help="x y of its corners, from top left clockwise"
+        "--corners", type=float, nargs=8, metavar="N", help="x y of its corners, clockwise from the one at the top left"
     )
+    add("--crop-margin", type=float, metavar="PART", help="cropped off each side of a cell, 0 to 0.3 (6, 9 and 12 %%)")
+    add("--solve", action="store_true", help="print the solution, too, where there is exactly one")
+    add("--json", action="store_true", help="print one line of JSON per photo")
+    add("--picture", type=Path, metavar="FILE", help="draw the frame and the digits over the photo")
     args = parser.parse_args()
-    if not 0 <= args.crop_margin <= 0.2:
-        parser.error(f"--crop-margin: {args.crop_margin} is not between 0 and 0.2")
+    if args.crop_margin is not None and not 0 <= args.crop_margin <= 0.3:
+        parser.error(f"--crop-margin: {args.crop_margin} is not between 0 and 0.3")
+    if len(args.photos) > 1 and (args.corners or args.picture):
+        parser.error(f"{'--corners' if args.corners else '--picture'} goes with a single photo")
     return args
 
 
@@ -42,77 +58,168 @@ if __name__ == "__main__":
 import cv2
 import numpy as np
 
-from digitnet_cli import UserError, run_script
-from digitnet_data import BLANK, BOARD_SIDE, CONFIDENCE_THRESHOLD, cut_cells, rectangle, rectify
-from digitnet_onnx import classify, open_session
+from digitnet_board import Reading, load_photo, read_board
+from digitnet_cli import UserError, run_script, write_file
+from digitnet_data import BLANK, rectangle
+from digitnet_onnx import open_session
+from reading.grid import Board, photo_points
+from reading.rules import name_of, place_of
 
 
-def find_board(photo: np.ndarray) -> np.ndarray:
-    """Corners, float32 [4, 2] x, y from the top left clockwise, of the largest quadrilateral in uint8 [H, W].
-
-    Raises UserError if no contour with four corners fills a tenth of the photo.
-    """
-    shrink = min(1.0, DETECTION_SIDE / max(photo.shape))
-    small = cv2.resize(photo, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-    block = max(small.shape) // 20 | 1  # neighbourhood of the threshold, an odd number of pixels: about a cell
-    ink = cv2.adaptiveThreshold(
-        cv2.GaussianBlur(small, (5, 5), 0), 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, block, 7
-    )
-    ink = cv2.dilate(ink, np.ones((3, 3), np.uint8))  # closes small gaps in the outer line
-    contours, _ = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    for contour in sorted(contours, key=cv2.contourArea, reverse=True)[:5]:
-        outline = cv2.convexHull(contour)
-        outline = cv2.approxPolyDP(outline, 0.03 * cv2.arcLength(outline, True), True)[:, 0]
-        if len(outline) == 4 and cv2.contourArea(outline) >= MIN_AREA * small.size:
-            return sort_corners(outline / shrink)
-    raise UserError("no board found: photograph it whole, flat and filling the view, or give its --corners")
+def find_model(given: Path | None) -> Path:
+    """Return the path of the model that is asked for, or of the best one that there is."""
+    path = given or next((model for model in MODELS if model.is_file()), None)
+    if path is None:
+        raise UserError(f"no ONNX file {MODELS[0]}: make it with `make -C {FOLDER} PROFILE=photo`")
+    return path
 
 
-def sort_corners(corners: np.ndarray) -> np.ndarray:
-    """Four corners of a board that is turned by less than 45 degrees -> top left, then clockwise."""
-    x, y = corners.T
-    order = [np.argmin(x + y), np.argmax(x - y), np.argmax(x + y), np.argmin(x - y)]
-    return corners[order].astype(np.float32)
-
-
-def draw_grid(digits: np.ndarray, probabilities: np.ndarray) -> str:
-    """The board for people: `.` is a blank, `?` after a digit that clients would take as blank."""
-    marks = [
-        f"{'.' if digit == BLANK else digit}{'?' if probability < CONFIDENCE_THRESHOLD else ' '}"
-        for digit, probability in zip(digits, probabilities, strict=True)
-    ]
+def draw_grid(digits: list[int], doubtful: set[int]) -> str:
+    """Draw a board in characters: `.` is a blank, `?` stands after a cell in doubt."""
+    marks = [f"{digit or '.'}{'?' if cell in doubtful else ' '}" for cell, digit in enumerate(digits)]
     lines = []
     for row in range(9):
         if row in (3, 6):
-            lines.append("--------+---------+--------")
-        boxes = (" ".join(marks[9 * row + col : 9 * row + col + 3]) for col in (0, 3, 6))
-        lines.append("| ".join(boxes).rstrip())
+            lines.append("---------+----------+---------")
+        boxes = (" ".join(marks[9 * row + column : 9 * row + column + 3]) for column in (0, 3, 6))
+        lines.append(" | ".join(boxes).rstrip())
     return "\n".join(lines)
 
 
+def doubtful_cells(reading: Reading) -> set[int]:
+    """Collect the cells that the reasons name."""
+    return {cell for reason in reading.reasons for cell in reason.cells}
+
+
+def text_of(digits: np.ndarray | list[int]) -> str:
+    """Write 81 digits in a row, 0 = blank."""
+    return "".join(str(int(digit)) for digit in digits)
+
+
+def describe(reading: Reading) -> str:
+    """Say in one line what was read."""
+    reasons = [reason.text for reason in reading.reasons]
+    if len(reasons) > MAX_REASONS:
+        reasons = [*reasons[:MAX_REASONS], f"{len(reasons) - MAX_REASONS} more"]
+    if reading.digits is None:
+        return f"{reading.verdict}: {'; '.join(reasons)}"
+    count = np.count_nonzero(reading.digits)
+    return f"{reading.verdict}: {text_of(reading.digits)} ({count} digits)" + "".join(f"; {r}" for r in reasons)
+
+
+def print_board(reading: Reading, solve: bool) -> None:
+    """Print all that a person wants to know of a single photo."""
+    if reading.digits is None:
+        print(describe(reading))
+        return
+    print(draw_grid(reading.digits.tolist(), doubtful_cells(reading)))
+    print(f"\n{np.count_nonzero(reading.digits)} digits: {text_of(reading.digits)}")
+    if not reading.reasons:
+        print("verified: there is exactly one solution, and no other likely reading of a cell has one")
+    for reason in reading.reasons:
+        print(f"suspect: {reason.text}")
+    if reading.proposal:
+        cell, digit = reading.proposal
+        print(f"proposal: with {name_of(digit)} in {place_of(cell)} there is exactly one solution; look at the cell")
+    if solve:
+        print(f"\n{draw_grid(reading.solution, set())}" if reading.solution else "\nno solution to print")
+
+
+def as_json(photo: Path, reading: Reading, solve: bool) -> str:
+    """Write a reading as one line of JSON; places are [row, column], from 1."""
+
+    def place(cell: int) -> list[int]:
+        return [cell // 9 + 1, cell % 9 + 1]
+
+    content = {
+        "photo": str(photo),
+        "verdict": reading.verdict,
+        "reasons": [{"text": r.text, "cells": [place(cell) for cell in r.cells]} for r in reading.reasons],
+    }
+    if reading.digits is not None:
+        probabilities = reading.probabilities[np.arange(81), reading.digits]
+        content |= {
+            "corners": [[round(float(value), 1) for value in corner] for corner in reading.corners],
+            "turn": reading.turn,
+            "inverted": reading.inverted,
+            "digits": text_of(reading.digits),
+            "probabilities": [round(float(value), 4) for value in probabilities],
+            "proposal": None,
+        }
+        if reading.proposal:
+            cell, digit = reading.proposal
+            content["proposal"] = {"cell": place(cell), "digit": digit}
+        if solve:
+            content["solution"] = text_of(reading.solution) if reading.solution else None
+    return json.dumps(content)
+
+
+def draw_picture(photo: np.ndarray, reading: Reading) -> np.ndarray:
+    """Draw the frame along the lines that were found, and each digit beside its own: uint8 [H, W, 3]."""
+    picture = cv2.cvtColor(photo, cv2.COLOR_GRAY2BGR)
+    if reading.board is None:
+        return picture
+    colour = ORANGE if reading.reasons else GREEN
+    cell = reading.board.cell
+    along, edge = np.linspace(0, 9, 37), np.zeros(37)
+    outline = np.concatenate([np.stack([along, edge], 1), np.stack([edge + 9, along], 1)])
+    outline = np.concatenate([outline, 9 - outline])  # the way back, on the other side
+    frame = np.rint(photo_points(reading.board, outline)).astype(np.int32)
+    cv2.polylines(picture, [frame], True, colour, max(1, round(cell / 15)), cv2.LINE_AA)
+    places = np.rot90(np.arange(81).reshape(9, 9), -reading.turn // 90).ravel()  # cells in the order of the photo
+    columns, rows = np.meshgrid(np.arange(9), np.arange(9))
+    at = photo_points(reading.board, np.stack([columns.ravel() + 0.62, rows.ravel() + 0.92], axis=1))
+    doubtful = doubtful_cells(reading)
+    for point, place in zip(np.rint(at).astype(int).tolist(), places.tolist(), strict=True):
+        digit = int(reading.digits[place])
+        if digit != BLANK or place in doubtful:
+            text, ink = str(digit) if digit != BLANK else "?", RED if place in doubtful else colour
+            weight = max(1, round(cell / 20))
+            cv2.putText(picture, text, point, cv2.FONT_HERSHEY_SIMPLEX, cell / 55, ink, weight, cv2.LINE_AA)
+    return picture
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture in the format that its name asks for."""
+    try:
+        content = cv2.imencode(path.suffix or ".", picture)[1].tobytes()
+    except cv2.error:
+        raise UserError(f"{path}: OpenCV writes no pictures of that kind: name it .png or .jpg") from None
+    write_file(path, lambda name: Path(name).write_bytes(content))
+
+
 def main(args: argparse.Namespace) -> None:
-    session = open_session(args.onnx)
-    content = np.frombuffer(args.photo.read_bytes(), np.uint8)
-    photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
-    if photo is None:
-        raise UserError(f"{args.photo} is not an image that OpenCV reads: give it a JPEG or PNG")
-
-    height, width = photo.shape
-    corners = rectangle(0, 0, width, height)
-    if args.find:
-        corners = find_board(photo)
-    elif args.corners:
-        corners = np.array(args.corners, np.float32).reshape(4, 2)
-    digits, probabilities = classify(session, cut_cells(rectify(photo, corners, BOARD_SIDE), args.crop_margin))
-
-    print(draw_grid(digits, probabilities))
-    givens = np.where(probabilities < CONFIDENCE_THRESHOLD, BLANK, digits)
-    print(f"\n{np.count_nonzero(givens)} digits: {''.join(map(str, givens))}")
-    for cell in np.flatnonzero(probabilities < CONFIDENCE_THRESHOLD):
-        guess = "blank" if digits[cell] == BLANK else digits[cell]
-        print(
-            f"uncertain: row {cell // 9 + 1}, column {cell % 9 + 1}, {guess} with {probabilities[cell]:.2f}: left blank"
-        )
+    cv2.setNumThreads(1)  # a photo is too little work for more, and starting them takes longer
+    session = open_session(find_model(args.onnx), threads=1)
+    codes = []
+    for path in args.photos:
+        try:
+            photo = load_photo(path)
+        except (UserError, OSError) as error:
+            if len(args.photos) == 1:
+                raise
+            cause = f"{error.strerror}: {path}" if isinstance(error, OSError) else error
+            print(f"{Path(sys.argv[0]).name}: {cause}", file=sys.stderr)
+            codes.append(UNREADABLE)
+            continue
+        board = None
+        if args.straightened:
+            board = Board(rectangle(-0.5, -0.5, *photo.shape[::-1]))
+        elif args.corners:
+            board = Board(np.array(args.corners, np.float32).reshape(4, 2))
+        reading = read_board(session, photo, board, args.crop_margin)
+        codes.append(EXIT_CODES[reading.verdict])
+        if args.json:
+            print(as_json(path, reading, args.solve))
+        elif len(args.photos) == 1:
+            print_board(reading, args.solve)
+        else:
+            print(f"{path}: {describe(reading)}")
+            if args.solve and reading.solution:
+                print(f"{path}: solution: {text_of(reading.solution)}")
+        if args.picture:
+            save_picture(args.picture, draw_picture(photo, reading))
+    sys.exit(max(codes))
 
 
 if __name__ == "__main__":

@@ -64,12 +64,17 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Read uint8 cells [N, 28, 28] -> the best class, int64 [N], and its softmax probability, float32 [N]."""
-    if failures := signature_failures(session):
-        path = getattr(session, "_model_path", "the ONNX file")
-        raise UserError(f"{path} is not a digit recogniser: {'; '.join(failures)}: give the file that was exported")
+    check_signature(session)
     batches = [pixels[i : i + MAX_BATCH, None] for i in range(0, len(pixels), MAX_BATCH)]
     logits = np.concatenate([run_logits(session, normalize(batch)) for batch in batches])
     return logits.argmax(axis=1), softmax(logits).max(axis=1)
+
+
+def check_signature(session: onnxruntime.InferenceSession) -> None:
+    """Raise UserError if ONNX Runtime sees other inputs and outputs than the contract's."""
+    if failures := signature_failures(session):
+        path = getattr(session, "_model_path", "the ONNX file")
+        raise UserError(f"{path} is not a digit recogniser: {'; '.join(failures)}: give the file that was exported")
 
 
 def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:

@@ -5,6 +5,7 @@ unique solutions. A puzzle is a string of 81 characters, row by row, 0 = blank.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,17 @@ def place(state: list[int], cell: int, bit: int) -> bool:
     return True
 
 
-def search(state: list[int], digits: Sequence[int]) -> Iterator[list[int]]:
-    """Yields every solution of `state`; tries the cell with the fewest digits first, digits in the given order."""
+class SearchLimitError(Exception):
+    """The search for solutions has used up the steps that it was given."""
+
+
+def search(state: list[int], digits: Sequence[int], steps: Iterator[int]) -> Iterator[list[int]]:
+    """Yields every solution of `state`; tries the cell with the fewest digits first, digits in the given order.
+
+    Takes one of `steps` for each state that it looks at, and raises SearchLimitError when there are none left.
+    """
+    if next(steps, None) is None:
+        raise SearchLimitError
     open_cells = [cell for cell in range(81) if state[cell] & (state[cell] - 1)]
     if not open_cells:
         yield [mask.bit_length() for mask in state]
@@ -50,14 +60,19 @@ def search(state: list[int], digits: Sequence[int]) -> Iterator[list[int]]:
     for digit in digits:
         child = state.copy()
         if place(child, cell, 1 << (digit - 1)):
-            yield from search(child, digits)
+            yield from search(child, digits, steps)
 
 
-def solutions(givens: dict[int, int], digits: Sequence[int] = range(1, 10)) -> Iterator[list[int]]:
-    """Yields every solution (a list of 81 digits) of the puzzle {cell: digit}; tries `digits` in that order."""
+def solutions(
+    givens: dict[int, int], digits: Sequence[int] = range(1, 10), steps: Iterator[int] | None = None
+) -> Iterator[list[int]]:
+    """Yields every solution (a list of 81 digits) of the puzzle {cell: digit}; tries `digits` in that order.
+
+    `steps`: what `search` may take, some 100 microseconds each; None if it may take as long as it needs.
+    """
     state = [511] * 81
     if all(place(state, cell, 1 << (digit - 1)) for cell, digit in givens.items()):
-        yield from search(state, digits)
+        yield from search(state, digits, count() if steps is None else steps)
 
 
 def draw_puzzle(rng: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, make, run, script
 
 from digitnet_cli import UserError
-from digitnet_data import BLANK, REAL_BOARDS, Cells, load_boards, load_cells, read_pages
+from digitnet_data import BLANK, REAL_BOARDS, Cells, load_boards, load_cells
 from digitnet_scores import Reading, describe
 
 SMALL_ACCURACY = (97, 92, 25)  # percent of cells, digits, boards; measured 2026-11-24: 98.6, 96.3, 52.8
@@ -164,49 +164,6 @@ def test_required_accuracy_is_compared_kind_by_kind(capsys):
         EVALUATE["check_accuracy"](report, [99.9, 99.7, 95])
     with pytest.raises(UserError, match=r"of the cells.*of the digits.*of the boards"):
         EVALUATE["check_accuracy"](report, [99.95, 99.8, 95])
-
-
-def read_board(model, *options):
-    return script("06_ReadBoard.py", *options, "--onnx", model)
-
-
-def test_read_board_finds_a_page_and_prints_its_digits(trained):
-    """On the camera's pages most boards come out whole; --corners as the CSV gives them is as good as --find."""
-    model = trained.out / "sudoku_digitnet.onnx"
-    pages = [page for page in read_pages(trained.data / "grids" / "val.csv") if page.file.endswith("_cam.png")][:3]
-    whole = 0
-    for page in pages:
-        photo = trained.data / "grids" / "val" / page.file
-        corners = page.corners.ravel()
-        for where in (["--find"], ["--corners", *corners]):
-            result = read_board(model, photo, *where, "--crop-margin", 0.12)
-            assert result.code == 0, result.err
-            lines = result.out.splitlines()
-            count, _, digits = lines[12].partition(" digits: ")
-            assert len(digits) == 81 and int(count) == 81 - digits.count("0")
-            shown = [line.replace("|", " ").split() for line in lines[:11] if "+" not in line]
-            assert ["".join("0" if mark == "." or mark.endswith("?") else mark for mark in line) for line in shown] == [
-                digits[i : i + 9] for i in range(0, 81, 9)
-            ]
-            assert len(lines) - 13 == sum(mark.endswith("?") for line in shown for mark in line)
-            whole += digits == page.givens
-    assert whole >= 4
-
-
-@pytest.mark.parametrize(
-    "options, code, words",
-    [
-        (["nowhere.jpg"], 1, "No such file or directory: nowhere.jpg"),
-        (["data/real/labels.csv"], 1, "labels.csv is not an image"),
-        (["data/real/boards/image1.jpg", "--crop-margin", "0.5"], 2, "--crop-margin: 0.5 is not between 0 and 0.2"),
-        (["white.png", "--find"], 1, "no board found"),
-    ],
-)
-def test_read_board_reports_a_mistake_in_one_line(built, tmp_path, options, code, words):
-    cv2.imwrite(str(tmp_path / "white.png"), np.full((300, 300), 255, np.uint8))
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    result = script("06_ReadBoard.py", *options, "--onnx", built.out / "sudoku_digitnet.onnx", cwd=tmp_path)
-    assert result.code == code and words in result.err and len(result.err.splitlines()) == 1
 
 
 def test_even_a_small_photo_training_reads_real_boards(tmp_path):

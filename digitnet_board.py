@@ -1,0 +1,309 @@
+"""From a photo to the 81 digits of a Sudoku board, and whether they can be trusted. Needs no torch.
+
+    load_photo -> find_board -> straighten_page -> read_board
+    grey pixels   the place     a square           digits, and a verdict: verified, suspect, or not found
+
+The parts lie in reading/: where a board may be (proposals.py), what a grid looks like (grid.py), what the ink says
+(ink.py), and what the rules of Sudoku say (rules.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from digitnet_cli import UserError, first_line
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, cut_cells, normalize, rectangle
+from digitnet_onnx import check_signature, run_logits, softmax
+from pages.puzzles import SearchLimitError
+from reading.grid import (
+    BORDER,
+    SCORE_CELL,
+    Board,
+    Pyramid,
+    bend_lines,
+    edges_seen,
+    grid_score,
+    photo_points,
+    pull_corners,
+    straighten,
+)
+from reading.ink import CELL, Ink, darkness_and_light, measure_ink
+from reading.proposals import ink_masks, propose
+from reading.rules import Reason, Rules, place_of, repeats
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# --- finding -----------------------------------------------------------------------------------
+DETECTION_SIDE = 1000  # the photo's longer side while the board is looked for, in pixels
+MIN_DETECTION_SIDE = 600  # smaller photos are enlarged to this: a thin line is then wider than a pixel
+MIN_SIDE = 9 * 9  # a photo's shorter side: with fewer pixels a cell holds no digit
+MAX_PULLED = 3  # the best proposals of a mask that are pulled to the lines
+MIN_SCORE = 0.55  # of a board: above what the four lines of boxes alone would have, as in any grid of 3 by 3
+ENOUGH = 0.65  # a score that ends the search: two thirds of a grid's lines, and none elsewhere
+BENT = 0.02  # what a bend must add to the score
+LARGER = 1.5  # how much more area a second board must have to be taken in place of the one that scores best
+
+# --- reading -----------------------------------------------------------------------------------
+CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
+SMALL_DIGITS = 0.3  # of a cell: where digits are smaller, more is cropped, until they are as large as in training
+USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
+MAX_CROP = 0.3
+DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: where digits are paler, contrast is raised
+MAX_GAIN = 5.0  # contrast is raised by this at most, for screens with 20 grey levels between digits and cells
+POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
+TURN_GAP = 3.0  # how much likelier than every other the turn must be (natural logarithm): 20 times
+HIDDEN = 0.2  # how much of any of its edges is seen of a cell that a finger covers
+
+VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
+
+
+class Reading(NamedTuple):
+    """All that is known of the board in a photo. Cells and digits are those of the board turned upright."""
+
+    verdict: str  # VERIFIED, SUSPECT or NOT_FOUND; in the last case there is nothing below but reasons
+    reasons: list[Reason]  # why it is not VERIFIED
+    board: Board | None = None
+    corners: np.ndarray | None = None  # float32 [4, 2] x, y in the photo, clockwise from the board's own top left
+    turn: int = 0  # how far the board is turned clockwise in the photo: 0, 90, 180 or 270
+    inverted: bool = False  # light digits on dark cells
+    digits: np.ndarray | None = None  # int64 [81], 0 = blank
+    probabilities: np.ndarray | None = None  # float32 [81, 10]
+    solution: list[int] | None = None  # 81 digits, if there is exactly one
+    proposal: tuple[int, int] | None = None  # a cell, and the one other reading of it that gives exactly one solution
+
+
+def load_photo(path: Path | str) -> np.ndarray:
+    """Read an image as grey pixels, uint8 [H, W], turned as its EXIF says; transparent ones are laid on white.
+
+    Raises UserError if OpenCV cannot read it, OSError if nobody can.
+    """
+    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    try:
+        photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
+        if photo is not None and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
+            whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+            if whole is not None and whole.shape[2:] == (4,) and whole.dtype.kind == "u":
+                white = np.iinfo(whole.dtype).max
+                if (whole[..., 3] < white).any():
+                    opaque = whole[..., 3].astype(np.float32) / white
+                    grey = cv2.cvtColor(whole[..., :3].astype(np.float32) * (255 / white), cv2.COLOR_BGR2GRAY)
+                    photo = np.rint(255 + opaque * (grey - 255)).astype(np.uint8)
+    except cv2.error as error:  # more pixels than OpenCV reads, above all
+        raise UserError(
+            f"{path} is no picture for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
+        ) from None
+    if photo is None:
+        raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
+    return photo
+
+
+# --- finding -----------------------------------------------------------------------------------
+
+
+def find_board(photo: np.ndarray) -> Board | None:
+    """Find the board in a grey photo, uint8 [H, W]: of several, the largest; None if there is none."""
+    longer = max(photo.shape)
+    if min(photo.shape) < MIN_SIDE:
+        return None
+    scale = min(DETECTION_SIDE / longer, max(1.0, MIN_DETECTION_SIDE / longer))
+    small = photo
+    if scale != 1:
+        size = [max(1, round(scale * side)) for side in photo.shape[::-1]]
+        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    best = None
+    for inverted in (False, True):  # dark lines, then light ones
+        pyramid = Pyramid(cv2.bitwise_not(small) if inverted else small)
+        for mask in ink_masks(pyramid.levels[0]):
+            board = best_proposal(pyramid, mask)
+            if board and (best is None or board.score > best.score):
+                best = board
+            if best and best.score > ENOUGH:
+                return best.scaled(1 / scale)
+    return best.scaled(1 / scale) if best and best.score > MIN_SCORE else None
+
+
+def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
+    """Return the best of the boards that a mask of ink proposes, pulled to the lines; the largest of several boards."""
+
+    def scored(board: Board) -> Board:
+        return board._replace(score=grid_score(pyramid, board))
+
+    tried: list[Board] = []
+    found: list[Board] = []
+    for board in sorted(map(scored, propose(mask)), key=lambda board: -board.score):
+        if any(np.abs(board.corners - other.corners).max() < board.cell / 2 for other in tried):
+            continue
+        pulled = scored(pull_corners(pyramid, board) if board.bend is None else bend_lines(pyramid, board))
+        tried += [board, pulled]
+        found.append(max(board, pulled, key=lambda board: board.score))
+        if len(found) == MAX_PULLED:
+            break
+    if not found:
+        return None
+    best = max(found, key=lambda board: board.score)
+    for board in found:
+        if board.score > ENOUGH and board.cell**2 > LARGER * best.cell**2:
+            best = board
+    bent = scored(bend_lines(pyramid, best))
+    return bent if bent.score > best.score + BENT else best
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def read_board(
+    session: onnxruntime.InferenceSession,
+    photo: np.ndarray,
+    board: Board | None = None,
+    crop_margin: float | None = None,
+) -> Reading:
+    """Read the board in a grey photo, uint8 [H, W]; it is looked for unless `board` says where it is.
+
+    `crop_margin` is cropped off each side of a cell; None: what suits the size of the digits.
+    Raises UserError if `session` does not run a file that keeps the contract of digitnet_onnx.
+    """
+    check_signature(session)
+    board = board or find_board(photo)
+    if board is None:
+        cause = f"the photo is smaller than {MIN_SIDE} pixels" if min(photo.shape) < MIN_SIDE else "no 9x9 grid is seen"
+        return Reading(NOT_FOUND, [Reason(f"{cause}: photograph the board whole, flat, sharp and large")])
+    whole = straighten_page(photo, board)
+    inner = slice(BORDER * CELL, (BORDER + 9) * CELL)
+    page = whole[inner, inner]
+    darkness, light = darkness_and_light(page)
+    inverted = light > darkness
+    if inverted:
+        page = cv2.bitwise_not(page)
+    ink = measure_ink(page)
+    page = raise_contrast(page, max(darkness, light))
+    crop = crop_margins(ink.size) if crop_margin is None else (crop_margin,)
+    turn, gap = find_turn(session, page, ink, crop[len(crop) // 2])
+    page, ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
+
+    logits = read_logits(session, page, crop)
+    probabilities = softmax(logits.mean(axis=0))
+    rules = Rules()
+    digits = choose_digits(rules, probabilities.argmax(axis=1), ink)
+    verdict = rules.judge(digits, probabilities, possible_readings(logits, probabilities, ink))
+    reasons = verdict.reasons + grid_doubts(whole, turn)
+    if gap < TURN_GAP:
+        reasons.append(Reason("it may be turned by another quarter"))
+    return Reading(
+        SUSPECT if reasons else VERIFIED,
+        reasons,
+        board,
+        np.roll(photo_points(board, rectangle(0, 0, 9, 9)), -turn, axis=0),
+        90 * turn,
+        inverted,
+        digits,
+        probabilities,
+        verdict.solution,
+        verdict.proposal,
+    )
+
+
+def straighten_page(photo: np.ndarray, board: Board) -> np.ndarray:
+    """Straighten a board with its border; where there are more pixels than needed, shrink first, against aliasing."""
+    scale = min(1.0, 1.4 * CELL / board.cell)
+    if scale < 1:
+        outline = photo_points(board, rectangle(-BORDER, -BORDER, 9 + 2 * BORDER, 9 + 2 * BORDER))
+        low = np.floor(outline.min(axis=0) - board.cell).clip(0).astype(int)
+        high = np.ceil(outline.max(axis=0) + board.cell).clip(1).astype(int)
+        photo = photo[low[1] : high[1], low[0] : high[0]]
+        board = board._replace(corners=board.corners - low.astype(np.float32))
+        photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return straighten(photo, board.scaled(scale), CELL, BORDER)
+
+
+def raise_contrast(page: np.ndarray, darkness: float) -> np.ndarray:
+    """Stretch a page whose digits are less dark than any in training, around the level of its paper."""
+    gain = min(DARK_ENOUGH / max(darkness, 1), MAX_GAIN)
+    paper = float(np.median(page))
+    return np.clip(paper + gain * (page - paper), 0, 255).astype(np.uint8) if gain > 1 else page
+
+
+def crop_margins(digit_size: float) -> tuple[float, ...]:
+    """Return the crop margins that show digits as large as in training; `digit_size` is in cells."""
+    if not 0 < digit_size < SMALL_DIGITS:
+        return CROP
+    middle = min(MAX_CROP, (1 - digit_size / USUAL_DIGITS) / 2)
+    return tuple(middle + margin - CROP[1] for margin in CROP)
+
+
+def read_logits(session: onnxruntime.InferenceSession, page: np.ndarray, crop: tuple[float, ...]) -> np.ndarray:
+    """Read the cells of a straightened board at each crop margin; float32 [margins, 81, 10]."""
+    cells = np.concatenate([cut_cells(page, margin) for margin in crop])
+    return run_logits(session, normalize(cells[:, None])).reshape(len(crop), 81, 10)
+
+
+def find_turn(
+    session: onnxruntime.InferenceSession, page: np.ndarray, ink: Ink, crop_margin: float
+) -> tuple[int, float]:
+    """Find how many quarter turns counterclockwise set a board upright, and how much likelier that is than the others.
+
+    Likelihood is the logarithm of the probability of the best digits, where there is ink of a digit's size, less one
+    for each digit repeated.
+    """
+    cells = cut_cells(page, crop_margin).reshape(9, 9, CELL_SIZE, CELL_SIZE)
+    turned = np.stack([np.rot90(np.rot90(cells, turn), turn, axes=(2, 3)) for turn in range(4)])
+    probabilities = softmax(run_logits(session, normalize(turned.reshape(-1, 1, CELL_SIZE, CELL_SIZE))))
+    counted = np.stack([ink.turned(turn).digit_sized for turn in range(4)])
+    guesses = (1 + probabilities[:, 1:].argmax(axis=1)).reshape(4, 81) * counted
+    likely = (np.log(probabilities[:, 1:].max(axis=1)).reshape(4, 81) * counted).sum(axis=1)
+    likely -= [np.count_nonzero(repeats(guess)) for guess in guesses]
+    turn = int(likely.argmax())  # the first, upright, wins ties
+    return turn, float(likely[turn] - np.delete(likely, turn).max())
+
+
+def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> np.ndarray:
+    """Take what cannot be a digit by its ink as blank: ghosts of the reverse page, texture, pencil marks; int [81].
+
+    The ink may be wrong, as with a pale print: of the readings with and without it, the first with one solution stands.
+    """
+    digits = np.where(ink.digit_sized, guesses, BLANK)
+    unmarked = np.where(ink.beside, BLANK, digits)
+    with contextlib.suppress(SearchLimitError):  # undecided: the judge says so
+        for reading in (digits, unmarked, guesses):
+            if rules.is_unique(reading):
+                return reading
+    return unmarked
+
+
+def possible_readings(logits: np.ndarray, probabilities: np.ndarray, ink: Ink) -> list[set[int]]:
+    """List the classes that each cell may hold: the likely ones, one that any crop shows, and what the ink says.
+
+    A cell that reads as blank and has no ink of a digit's size is blank.
+    """
+    guesses = probabilities.argmax(axis=1)
+    possible = []
+    for cell in range(81):
+        classes = set(np.flatnonzero(probabilities[cell] > POSSIBLE).tolist())
+        classes |= set(logits[:, cell].argmax(axis=1).tolist())
+        if guesses[cell] != BLANK:
+            classes |= {BLANK} if ink.beside[cell] or not ink.digit_sized[cell] else set()
+        elif ink.digit_sized[cell]:
+            classes |= set() if ink.beside[cell] else {int(probabilities[cell, 1:].argmax()) + 1}
+        elif probabilities[cell, BLANK] > CONFIDENCE_THRESHOLD:
+            classes = {BLANK}
+        possible.append(classes)
+    return possible
+
+
+def grid_doubts(whole: np.ndarray, turn: int) -> list[Reason]:
+    """Name what makes the grid itself doubtful: too few lines seen, or cells that something covers."""
+    side = (9 + 2 * BORDER) * SCORE_CELL
+    small = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+    contrast = Pyramid.contrast_of(whole)
+    seen = [edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER] for image in (small, cv2.bitwise_not(small))]
+    upright, level = max(seen, key=np.mean)
+    if np.mean([upright, level]) < MIN_SCORE:
+        return [Reason("few of the grid's lines are seen")]
+    edges = np.stack([upright[:, :-1], upright[:, 1:], level[:, :-1].T, level[:, 1:].T])
+    covered = np.flatnonzero(np.rot90(edges.max(axis=0), turn).ravel() < HIDDEN).tolist()
+    return [Reason(f"{place_of(cell)} may be covered: none of its lines is seen", (cell,)) for cell in covered]

@@ -1,0 +1,245 @@
+"""How much a place looks like a 9 x 9 grid; pulling corners, then lines, to where the grid is; straightening it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from digitnet_data import rectangle
+
+BORDER = 1  # cells around the board that are looked at, too
+SCORE_CELL = 16  # pixels of a cell where a place is scored: enough to tell a line from a digit
+PULL_CELL = 28  # pixels of a cell where lines are measured
+DEGREE = 3  # of the polynomials in x and y that describe bent paper: a page bends one way, or the other at its fold
+MIN_CLEAR = 0.3  # how clear a crossing must be to pull a corner, 0 to 1
+MIN_CROSSINGS = 20  # of the 100: with fewer the corners stay
+TRIES = 200  # of RANSAC: with half of the points wrong, one of 16 tries is right
+INLIER = 0.12  # how far off its place a crossing may be, in cells: what bent paper does
+LOOSE = 0.08  # how far off a smooth bend a point may be, in cells, to count half
+STIFFNESS = 0.03  # keeps the bend small where nothing is seen
+CROSSINGS = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=2).reshape(-1, 2).astype(np.float32)
+
+
+class Board(NamedTuple):
+    """Where a board is in a photo."""
+
+    corners: np.ndarray  # float32 [4, 2] x, y in pixels: the top left, then clockwise
+    bend: np.ndarray | None = None  # how far paper moves its points, in cells: polynomials, float32 [4, 4, 2]; or flat
+    score: float = 0.0  # how much it looks like a 9 x 9 grid: 1 = every line is there, nothing between or beyond
+
+    def scaled(self, factor: float) -> Board:
+        """The same board in the photo enlarged by `factor`; pixels have their centres at whole numbers."""
+        return self._replace(corners=((self.corners + 0.5) * factor - 0.5).astype(np.float32))
+
+    @property
+    def cell(self) -> float:
+        """A cell's side in the photo, in pixels."""
+        return max(1.0, float(np.sqrt(cv2.contourArea(self.corners))) / 9)
+
+
+def sort_corners(corners: np.ndarray) -> np.ndarray:
+    """Sort four corners clockwise from the one nearest the top left; float32 [4, 2]."""
+    away = corners - corners.mean(axis=0)
+    corners = corners[np.argsort(np.arctan2(away[:, 1], away[:, 0]))]
+    return np.roll(corners, -np.argmin(corners.sum(axis=1)), axis=0).astype(np.float32)
+
+
+def is_convex(corners: np.ndarray) -> bool:
+    """Tell whether four corners go round clockwise, and turn at each."""
+    sides = np.roll(corners, -1, axis=0) - corners
+    following = np.roll(sides, -1, axis=0)
+    return bool((sides[:, 0] * following[:, 1] > sides[:, 1] * following[:, 0]).all())
+
+
+def photo_points(board: Board, points: np.ndarray) -> np.ndarray:
+    """Turn points of the board, in cells from its top left, into pixels of the photo; float32 [N, 2]."""
+    points = points.astype(np.float32)
+    if board.bend is not None:
+        points = points + bend_at(board.bend, points)
+    transform = cv2.getPerspectiveTransform(rectangle(0, 0, 9, 9), board.corners)
+    return cv2.perspectiveTransform(points[None], transform)[0]
+
+
+def bend_at(bend: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """How far a bend moves points [N, 2]; all in cells."""
+    return np.einsum("ni,ijk,nj->nk", powers(points[:, 1]), bend, powers(points[:, 0]))
+
+
+def powers(at: np.ndarray) -> np.ndarray:
+    """Raise positions in cells, 0 to 9, brought to -1 to 1, to the powers 0 to DEGREE; float32 [N, DEGREE + 1]."""
+    return (np.clip(at, 0, 9, dtype=np.float32)[:, None] / 4.5 - 1) ** np.arange(DEGREE + 1, dtype=np.float32)
+
+
+def straighten(
+    image: np.ndarray, board: Board, cell: int, border: int = 0, beyond: int = cv2.BORDER_REPLICATE
+) -> np.ndarray:
+    """Straighten a board to `cell` pixels a cell, with `border` cells around it; uint8, square.
+
+    `beyond` is what OpenCV takes for pixels beyond the image: the last ones, or black.
+    """
+    side = (9 + 2 * border) * cell
+    if board.bend is None:
+        inner = rectangle(border * cell - 0.5, border * cell - 0.5, 9 * cell, 9 * cell)
+        transform = cv2.getPerspectiveTransform(board.corners, inner)
+        return cv2.warpPerspective(image, transform, (side, side), borderMode=beyond)
+    at = (np.arange(side, dtype=np.float32) + 0.5) / cell - border
+    terms = powers(at)
+    x = at + terms @ board.bend[..., 0] @ terms.T
+    y = at[:, None] + terms @ board.bend[..., 1] @ terms.T
+    h = cv2.getPerspectiveTransform(rectangle(0, 0, 9, 9), board.corners).astype(np.float32)
+    depth = h[2, 0] * x + h[2, 1] * y + h[2, 2]
+    map_x, map_y = ((h[k, 0] * x + h[k, 1] * y + h[k, 2]) / depth for k in (0, 1))
+    return cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=beyond)
+
+
+def noise_of(grey: np.ndarray) -> float:
+    """Estimate the deviation of noise, in grey levels, from the three quarters of the photo that differ least."""
+    change = cv2.absdiff(grey, cv2.GaussianBlur(grey, (5, 5), 0))[::3, ::3].ravel()
+    calm = np.partition(change, 3 * len(change) // 4)[: 3 * len(change) // 4]
+    return 2 * float(calm.mean())  # of Gaussian noise
+
+
+class Pyramid:
+    """A grey photo in four sizes, each half of the one before, so that straightening a board costs the same at all."""
+
+    def __init__(self, grey: np.ndarray) -> None:
+        self.contrast = self.contrast_of(grey)  # how much darker than the paper a line is, to be told from noise
+        self.levels = [grey]
+        for _ in range(3):
+            self.levels.append(cv2.resize(self.levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+
+    @staticmethod
+    def contrast_of(grey: np.ndarray) -> float:
+        """The least contrast of a line in a photo, in grey levels; little, for many pixels are averaged."""
+        return 2 + noise_of(grey)
+
+    def straighten(self, board: Board, cell: int, beyond: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+        """The board with its border, from the level where its cells are as large as `cell`, or up to twice."""
+        level = int(np.clip(np.log2(board.cell / cell), 0, 3))
+        return straighten(self.levels[level], board.scaled(0.5**level), cell, BORDER, beyond)
+
+
+# --- lines -------------------------------------------------------------------------------------
+
+
+def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
+    """Measure how much darker than both its sides each pixel is, in grey levels: upright lines; uint8, same shape.
+
+    Beyond the board may be anything: its first and last line are compared with the inner side alone.
+    """
+    reach = cell // 5  # lines are narrower
+    wide = cv2.copyMakeBorder(patch, 0, 0, reach, reach, cv2.BORDER_REPLICATE)
+    left, right = wide[:, : -2 * reach], wide[:, 2 * reach :]
+    sides = np.minimum(left, right)
+    half, first, last = cell // 2, BORDER * cell, (BORDER + 9) * cell
+    sides[:, first - half : first + half] = right[:, first - half : first + half]
+    sides[:, last - half : last + half] = left[:, last - half : last + half]
+    return cv2.subtract(sides, patch)  # from 0 to 255, not beyond
+
+
+def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure how much of each cell's edge is there, 0 to 1, upright edges first, then level ones.
+
+    Returns float32 [2, 11, 10] for the lines and [2, 11, 9] for as many places between them; the first and the last
+    of the 11 belong to the border's cells, where the lines should have ended. Then the ink of each line, [2, 10].
+    """
+    lines, between, ink = [], [], []
+    for image in (patch, np.ascontiguousarray(patch.T)):
+        depth = line_depth(image, cell)
+        along = cv2.blur(cv2.convertScaleAbs(depth, alpha=255 / contrast), (1, 3 * cell // 4))  # less the edge's ends
+        along = cv2.dilate(along, np.ones((1, 4), np.uint8), anchor=(2, 0))  # a pixel or two off its place
+        rows = along[cell // 2 + cell * np.arange(11)].astype(np.float32) / 255
+        rows = ((rows - 0.4) / 0.4).clip(0, 1)  # a digit's stroke is shorter than an edge
+        lines.append(rows[:, cell * (BORDER + np.arange(10))])
+        offsets = [int(part * cell) for part in (0.3, 0.5, 0.7)]
+        between.append(sum(rows[:, cell * (BORDER + np.arange(9)) + offset] for offset in offsets) / 3)
+        columns = depth[BORDER * cell : -BORDER * cell].mean(axis=0)
+        ink.append([columns[cell * (BORDER + k) - 3 : cell * (BORDER + k) + 3].sum() for k in range(10)])
+    return np.stack(lines), np.stack(between), np.array(ink)
+
+
+def grid_score(photo: Pyramid, board: Board) -> float:
+    """Measure how much a place looks like a Sudoku's grid: the lines there, less those between and beyond.
+
+    Where lines differ in ink, those around boxes should have more: it tells a board from one a cell beside it.
+    """
+    patch = photo.straighten(board, SCORE_CELL, cv2.BORDER_CONSTANT)  # in black, no lines go on
+    lines, between, ink = edges_seen(patch, SCORE_CELL, photo.contrast)
+    second, most = np.sort(lines[:, [0, -1]].mean(axis=2), axis=None)[-2:]  # of the four sides
+    boxes, others = ink[:, [3, 6]].mean(), ink[:, [1, 2, 4, 5, 7, 8]].mean()
+    hint = (boxes - others) / max(boxes + others, 1)
+    lines, between = lines[:, 1:-1], between[:, 1:-1]
+    whole = lines.mean() - between.mean() + 0.1 * hint - 0.2 * most - 0.3 * second
+    return float(min(whole, 2 * lines.mean(axis=2).min()))
+
+
+# --- pulling -----------------------------------------------------------------------------------
+
+
+def crossings(photo: Pyramid, board: Board) -> tuple[np.ndarray, np.ndarray]:
+    """Measure how far the 100 crossings are off, float32 [100, 2] in cells, and how clear each is, [100]."""
+    cell, reach = PULL_CELL, int(0.42 * PULL_CELL)  # less than half a cell: beyond, it is another line
+    patch = photo.straighten(board, cell)
+    shifts = np.arange(-reach, reach + 1)
+    at = cell * (BORDER + np.arange(10))
+    offsets, clear = [], []
+    for image in (patch, np.ascontiguousarray(patch.T)):
+        along = cv2.convertScaleAbs(line_depth(image, cell), alpha=255 / (2 * photo.contrast))
+        along = cv2.blur(along, (1, int(1.2 * cell)))
+        along = cv2.GaussianBlur(along, (3, 1), 0).astype(np.float32) / 255
+        seen = along[at[:, None, None], at[None, :, None] + shifts] * (1 - 0.3 * np.abs(shifts) / reach)
+        best = seen.argmax(axis=2).clip(1, len(shifts) - 2)
+        before, peak, after = (np.take_along_axis(seen, (best + d)[..., None], 2)[..., 0] for d in (-1, 0, 1))
+        part = 0.5 * (before - after) / np.minimum(before - 2 * peak + after, -1e-4)  # the parabola's top
+        offsets.append((shifts[best] + part.clip(-1, 1) + 0.5) / cell)
+        clear.append(peak - np.median(seen, axis=2))
+    offset = np.stack([offsets[0].ravel(), offsets[1].T.ravel()], axis=1).astype(np.float32)
+    return offset, np.minimum(clear[0], clear[1].T).ravel()
+
+
+def pull_corners(photo: Pyramid, board: Board) -> Board:
+    """Move a board's corners until its lines lie at ninths; crossings near a corner that is far off are left out."""
+    square = rectangle(0, 0, 9, 9)
+    for _ in range(5):
+        offset, clear = crossings(photo, board)
+        good = clear > MIN_CLEAR
+        if good.sum() < MIN_CROSSINGS:
+            break
+        moved, _ = cv2.findHomography(
+            CROSSINGS[good], CROSSINGS[good] + offset[good], cv2.RANSAC, INLIER, maxIters=TRIES
+        )
+        if moved is None:
+            break
+        transform = cv2.getPerspectiveTransform(square, board.corners) @ moved
+        corners = cv2.perspectiveTransform(square[None], transform)[0].astype(np.float32)
+        if not np.isfinite(corners).all() or not is_convex(corners):
+            break
+        change = np.abs(corners - board.corners).max()
+        board = board._replace(corners=corners)
+        if change < 0.01 * board.cell:
+            break
+    return board
+
+
+def fit_bend(board: Board, at: np.ndarray, offset: np.ndarray, trust: np.ndarray) -> Board:
+    """Bend a board so that points `at` [N, 2] move by `offset` [N, 2], both in cells; `trust` [N] is 0 to 1."""
+    terms = np.einsum("ni,nj->nij", powers(at[:, 1]), powers(at[:, 0])).reshape(len(at), -1)
+    weight = trust[:, None]
+    for _ in range(3):  # what does not fit counts less
+        normal = terms.T @ (weight * terms) + STIFFNESS * np.eye(terms.shape[1])
+        bend = np.linalg.solve(normal, terms.T @ (weight * offset))
+        error = np.linalg.norm(offset - terms @ bend, axis=1)
+        weight = (trust / (1 + (error / LOOSE) ** 2))[:, None]
+    return board._replace(bend=bend.reshape(DEGREE + 1, DEGREE + 1, 2).astype(np.float32))
+
+
+def bend_lines(photo: Pyramid, board: Board) -> Board:
+    """Bend a board so that its lines lie on those of the photo."""
+    for _ in range(2):
+        offset, clear = crossings(photo, board)
+        if board.bend is not None:
+            offset = offset + bend_at(board.bend, CROSSINGS)
+        board = fit_bend(board, CROSSINGS, offset, np.clip(clear - 0.1, 0, 1))
+    return board

@@ -1,0 +1,97 @@
+"""What the ink of a straightened board says without any network: how dark and how large it is, and where it stands."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+CELL = 50  # pixels of a straightened cell, as in training
+MIN_GIVENS = 17  # no Sudoku with fewer has one solution
+PALE = 0.4  # of the darkness of the board's digits: what is paler is the reverse page
+SMALL = 0.5  # of the size of the board's digits: what is smaller is a pencil mark, or a speck
+THROUGH = 0.75  # of a cell: what is longer is what the crop left of a grid line
+LINE = 0.16  # of a cell: what is thinner, at the crop's edge, is that as well
+OVERLAP = 0.5  # of a mark's width: marks written beside each other lean over by less
+
+
+class Ink(NamedTuple):
+    """The ink of 81 cells; lengths are in cells. What is left of grid lines does not count."""
+
+    widths: np.ndarray  # float [81], of the largest piece that reaches the middle of the cell; 0 if none does
+    heights: np.ndarray  # float [81]
+    size: float  # the larger of both, of a typical digit
+    beside: np.ndarray  # bool [81]: marks stand beside each other
+    stacked: np.ndarray  # bool [81]: or one above the other, which is beside each other when the page is turned
+
+    def turned(self, turn: int) -> Ink:
+        """The same after `turn` quarter turns counterclockwise, as numpy.rot90 makes them."""
+        cells = [np.rot90(values.reshape(9, 9), turn).ravel() for values in (*self[:2], *self[3:])]
+        widths, heights, beside, stacked = cells if turn % 2 == 0 else [cells[i] for i in (1, 0, 3, 2)]
+        return Ink(widths, heights, self.size, beside, stacked)
+
+    @property
+    def digit_sized(self) -> np.ndarray:
+        """Which cells have a piece of ink that is as dark and as large as a digit; bool [81]."""
+        return np.maximum(self.widths, self.heights) > SMALL * self.size
+
+
+def split_cells(page: np.ndarray, inset: int) -> np.ndarray:
+    """Split a page into its 81 cells, `inset` pixels cut off each side; float32 [81, N, N]."""
+    cells = page.reshape(9, CELL, 9, CELL).swapaxes(1, 2).reshape(81, CELL, CELL)
+    return cells[:, inset : CELL - inset, inset : CELL - inset].astype(np.float32)
+
+
+def of_typical_digit(values: np.ndarray) -> float:
+    """Pick a typical digit's value among 81 cells': the median of the largest 17, for there are as many digits."""
+    return float(np.median(np.sort(values)[-MIN_GIVENS:]))
+
+
+def darkness_and_light(page: np.ndarray) -> tuple[float, float]:
+    """Measure how much darker, and how much lighter than its cell a typical digit is, in grey levels."""
+    cells = np.sort(split_cells(page, CELL // 6).reshape(81, -1), axis=1)
+    few, half = cells.shape[1] // 50, cells.shape[1] // 2
+    return of_typical_digit(cells[:, half] - cells[:, few]), of_typical_digit(cells[:, -few] - cells[:, half])
+
+
+def measure_ink(page: np.ndarray) -> Ink:
+    """Measure the ink of a straightened board, dark on light, uint8 [9 * CELL, 9 * CELL].
+
+    Darkness is the part of the light that is not given back, so that a shadow on the page does not matter.
+    """
+    cells = split_cells(page, CELL // 10)
+    paper = np.percentile(cells, 60, axis=(1, 2), keepdims=True)
+    darkness = 1 - cells / np.maximum(paper, 1)
+    darkest = np.percentile(darkness[:, 3:-3, 3:-3], 97, axis=(1, 2))
+    ink = (darkness > PALE * of_typical_digit(darkest)).astype(np.uint8)
+
+    side, quarter = cells.shape[1] / CELL, cells.shape[1] // 4
+    sizes, pieces = np.zeros((81, 2)), []
+    for cell in range(81):
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(ink[cell], connectivity=8)
+        boxes = stats[1:, :4] / CELL  # x, y, width, height
+        reached = np.unique(labels[quarter:-quarter, quarter:-quarter])
+        middle = boxes[reached[reached > 0] - 1]
+        if len(middle):
+            sizes[cell] = middle[middle[:, 2:].max(axis=1).argmax(), 2:]
+        at_edge = (boxes[:, :2] == 0).any(axis=1) | (boxes[:, :2] + boxes[:, 2:] > side - 1e-6).any(axis=1)
+        line = at_edge & (boxes[:, 2:].min(axis=1) < LINE) | (boxes[:, 2:].max(axis=1) > THROUGH)
+        pieces.append(boxes[~line])
+    size = of_typical_digit(sizes.max(axis=1))
+    beside, stacked = (np.array([are_marks(boxes, axis, SMALL * size) for boxes in pieces]) for axis in (0, 1))
+    return Ink(sizes[:, 0], sizes[:, 1], size, beside, stacked)
+
+
+def are_marks(boxes: np.ndarray, axis: int, min_size: float) -> bool:
+    """Tell whether pieces of ink stand beside each other along `axis`, or have grown together to one wider than high.
+
+    `boxes`: x, y, width and height of each, [N, 4].
+    """
+    start, length, height = boxes[:, axis], boxes[:, axis + 2], boxes[:, 3 - axis]
+    if not len(boxes) or height.max() < min_size:
+        return False
+    large = height > 0.5 * height.max()
+    start, length, height = start[large], length[large], height[large]
+    shared = np.minimum.outer(start + length, start + length) - np.maximum.outer(start, start)
+    return bool((length > height).any() or (shared < OVERLAP * np.minimum.outer(length, length)).any())
