@@ -169,11 +169,14 @@ test: | $(DEV_INSTALLED)
 test-all: | $(DEV_INSTALLED)
 	"$(PYTHON)" -m pytest -q -n auto --dist loadfile --durations 25 tests --kills 20 --slow
 
-## lint      ruff's checks and format, mypy's types
+## lint      ruff's checks and format, mypy's types, the workflow file
 lint: | $(DEV_INSTALLED)
 	"$(PYTHON)" -m ruff check .
 	"$(PYTHON)" -m ruff format --check .
 	"$(PYTHON)" -m mypy
+	"$(PYTHON)" -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/test.yml
+	@grep -qx "    rev: v$$(sed -n 's/^ruff==//p' requirements-dev.txt)" .pre-commit-config.yaml || \
+		{ echo 'make: .pre-commit-config.yaml and requirements-dev.txt pin different versions of ruff' >&2; exit 1; }
 
 $(VENV)/.installed-dev: requirements-dev.txt $(INSTALLED)
 	$(PIP) -r $<

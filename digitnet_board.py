@@ -59,7 +59,7 @@ DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: where dig
 MAX_GAIN = 5.0  # contrast is raised by this at most, for screens with 20 grey levels between digits and cells
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
 TURN_GAP = 3.0  # how much likelier than every other the turn must be (natural logarithm): 20 times
-FAINT = 0.3  # of the contrast of the board's lines: where a blank cell's lines are fainter, a digit would be as well
+FAINT = 0.4  # of the contrast of the board's lines: where a blank cell's lines are fainter, a digit would be as well
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
 

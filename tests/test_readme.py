@@ -1,4 +1,4 @@
-"""Every command of README.md is run, as it stands there and in its order, in one small copy of the repository.
+"""Every command of the README and of three pages of docs/ is run, as it stands there, in a copy of the repository.
 
 First those in blocks, then those in the running text and its tables. What cannot be run here stands in NOT_RUN with
 the reason: those are asked of `make --dry-run`. What takes minutes is run by `make test-all`.
@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT
 from readme_copy import Copy
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/performance.md", "docs/quantization.md", "docs/troubleshooting.md")
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 NOT_RUN = {
     r"make (test|test-all)$": "are what runs this test",
     r"make TORCH_INDEX=|pip install ": "installs packages from the network, as `make` itself does for the tests",
