@@ -136,7 +136,7 @@ def as_json(photo: Path, reading: Reading, solve: bool) -> str:
         "verdict": reading.verdict,
         "reasons": [{"text": r.text, "cells": [place(cell) for cell in r.cells]} for r in reading.reasons],
     }
-    if reading.digits is not None:
+    if reading.digits is not None and reading.corners is not None and reading.probabilities is not None:
         probabilities = reading.probabilities[np.arange(81), reading.digits]
         content |= {
             "corners": [[round(float(value), 1) for value in corner] for corner in reading.corners],
@@ -157,7 +157,7 @@ def as_json(photo: Path, reading: Reading, solve: bool) -> str:
 def draw_picture(photo: np.ndarray, reading: Reading) -> np.ndarray:
     """Draw the frame along the lines that were found, and each digit beside its own: uint8 [H, W, 3]."""
     picture = cv2.cvtColor(photo, cv2.COLOR_GRAY2BGR)
-    if reading.board is None:
+    if reading.board is None or reading.digits is None:
         return picture
     colour = ORANGE if reading.reasons else GREEN
     cell = reading.board.cell

@@ -26,6 +26,7 @@ from reading.grid import (
     Board,
     Pyramid,
     bend_lines,
+    edge_depths,
     edges_seen,
     grid_score,
     photo_points,
@@ -58,7 +59,7 @@ DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: where dig
 MAX_GAIN = 5.0  # contrast is raised by this at most, for screens with 20 grey levels between digits and cells
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
 TURN_GAP = 3.0  # how much likelier than every other the turn must be (natural logarithm): 20 times
-HIDDEN = 0.2  # how much of any of its edges is seen of a cell that a finger covers
+FAINT = 0.3  # of the contrast of the board's lines: where a blank cell's lines are fainter, a digit would be as well
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
 
@@ -89,7 +90,7 @@ def load_photo(path: Path | str) -> np.ndarray:
         if photo is not None and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
             whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
             if whole is not None and whole.shape[2:] == (4,) and whole.dtype.kind == "u":
-                white = np.iinfo(whole.dtype).max
+                white = 255 if whole.dtype == np.uint8 else 65535
                 if (whole[..., 3] < white).any():
                     opaque = whole[..., 3].astype(np.float32) / white
                     grey = cv2.cvtColor(whole[..., :3].astype(np.float32) * (255 / white), cv2.COLOR_BGR2GRAY)
@@ -191,7 +192,7 @@ def read_board(
     rules = Rules()
     digits = choose_digits(rules, probabilities.argmax(axis=1), ink)
     verdict = rules.judge(digits, probabilities, possible_readings(logits, probabilities, ink))
-    reasons = verdict.reasons + grid_doubts(whole, turn)
+    reasons = verdict.reasons + grid_doubts(whole, turn, digits)
     if gap < TURN_GAP:
         reasons.append(Reason("it may be turned by another quarter"))
     return Reading(
@@ -295,15 +296,20 @@ def possible_readings(logits: np.ndarray, probabilities: np.ndarray, ink: Ink) -
     return possible
 
 
-def grid_doubts(whole: np.ndarray, turn: int) -> list[Reason]:
-    """Name what makes the grid itself doubtful: too few lines seen, or cells that something covers."""
+def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:
+    """Name what makes the grid itself doubtful: too few lines seen, or blank cells that are covered or bleached."""
     side = (9 + 2 * BORDER) * SCORE_CELL
-    small = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+    dark = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
     contrast = Pyramid.contrast_of(whole)
-    seen = [edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER] for image in (small, cv2.bitwise_not(small))]
-    upright, level = max(seen, key=np.mean)
-    if np.mean([upright, level]) < MIN_SCORE:
+
+    def seen(image: np.ndarray) -> float:
+        return float(edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean())
+
+    image = max((dark, cv2.bitwise_not(dark)), key=seen)
+    if seen(image) < MIN_SCORE:
         return [Reason("few of the grid's lines are seen")]
+    upright, level = edge_depths(image, SCORE_CELL).astype(np.float32)
     edges = np.stack([upright[:, :-1], upright[:, 1:], level[:, :-1].T, level[:, 1:].T])
-    covered = np.flatnonzero(np.rot90(edges.max(axis=0), turn).ravel() < HIDDEN).tolist()
-    return [Reason(f"{place_of(cell)} may be covered: none of its lines is seen", (cell,)) for cell in covered]
+    faint = np.median(edges, axis=0) < FAINT * np.median(edges)
+    cells = np.flatnonzero(np.rot90(faint, turn).ravel() & (digits == BLANK)).tolist()
+    return [Reason(f"{place_of(cell)} may be covered or bleached: its lines are", (cell,)) for cell in cells]

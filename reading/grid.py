@@ -160,6 +160,18 @@ def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarra
     return np.stack(lines), np.stack(between), np.array(ink)
 
 
+def edge_depths(patch: np.ndarray, cell: int) -> np.ndarray:
+    """Measure how much darker than its sides each edge of a cell is, in grey levels; uint8 [2, 9, 10]."""
+    depths = []
+    for image in (patch, np.ascontiguousarray(patch.T)):
+        along = cv2.dilate(
+            cv2.blur(line_depth(image, cell), (1, 3 * cell // 4)), np.ones((1, 4), np.uint8), anchor=(2, 0)
+        )
+        rows = along[cell // 2 + cell * (BORDER + np.arange(9))]
+        depths.append(rows[:, cell * (BORDER + np.arange(10))])
+    return np.stack(depths)
+
+
 def grid_score(photo: Pyramid, board: Board) -> float:
     """Measure how much a place looks like a Sudoku's grid: the lines there, less those between and beyond.
 
@@ -226,7 +238,7 @@ def pull_corners(photo: Pyramid, board: Board) -> Board:
 def fit_bend(board: Board, at: np.ndarray, offset: np.ndarray, trust: np.ndarray) -> Board:
     """Bend a board so that points `at` [N, 2] move by `offset` [N, 2], both in cells; `trust` [N] is 0 to 1."""
     terms = np.einsum("ni,nj->nij", powers(at[:, 1]), powers(at[:, 0])).reshape(len(at), -1)
-    weight = trust[:, None]
+    weight, bend = trust[:, None], np.zeros((terms.shape[1], 2))
     for _ in range(3):  # what does not fit counts less
         normal = terms.T @ (weight * terms) + STIFFNESS * np.eye(terms.shape[1])
         bend = np.linalg.solve(normal, terms.T @ (weight * offset))

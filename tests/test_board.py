@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import script
 
-from digitnet_board import CELL, find_board, load_photo, straighten_page
+from digitnet_board import CELL, find_board, grid_doubts, load_photo, straighten_page
 from digitnet_data import rectangle
 from pages.fonts import draw_glyphs, load_fonts, pick_file
 from pages.newspaper import draw_board, text_bank
@@ -226,6 +226,18 @@ def test_ink_tells_marks_and_ghosts_from_digits():
     assert ink.digit_sized[printed].all() and not ink.beside[printed].any()
     assert not ink.digit_sized[ghost] and not ink.digit_sized[single] and ink.beside[pair]
     assert not ink.digit_sized[[cell for cell in blanks if cell != pair]].any()
+
+
+def test_cells_whose_lines_a_light_bleaches_are_doubted_where_they_read_as_blank():
+    page, corners = draw_page(draw_puzzle(np.random.default_rng(3)), "Rubik")
+    whole = straighten_page(page, Board(corners.astype(np.float32)))
+    assert grid_doubts(whole, 0, np.zeros(81, np.int64)) == []
+    y, x = np.mgrid[: whole.shape[0], : whole.shape[1]] / CELL - 1.5
+    light = 0.97 * np.exp(-((x - 2) ** 2 + (y - 6) ** 2) / 2)  # on row 7, column 3
+    bleached = (whole + light * (255.0 - whole)).astype(np.uint8)
+    for turn, cell in ((0, 6 * 9 + 2), (1, 6 * 9 + 6)):  # where a quarter turn counterclockwise takes it
+        assert (cell,) in [reason.cells for reason in grid_doubts(bleached, turn, np.zeros(81, np.int64))]
+    assert grid_doubts(bleached, 0, np.ones(81, np.int64)) == []
 
 
 # --- rules -------------------------------------------------------------------------------------
