@@ -1,7 +1,7 @@
 """The importable half of 04_Parity.py: PyTorch's answers to many inputs, and golden vectors for other machines.
 
-Golden vectors need numpy and onnxruntime alone; what runs PyTorch imports it in its functions. Their file is a .npz
-of arrays, without code:
+Golden vectors need numpy and onnxruntime alone; what runs PyTorch or draws imports what it needs in its functions.
+Their file is a .npz of arrays, without code:
   inputs   float32 [N, 1, 28, 28]: normalized cells
   logits   float32 [N, 10]: PyTorch's answers
   onnx_sha256, versions   what they were made from and with
@@ -18,7 +18,17 @@ import numpy as np
 import onnxruntime
 
 from digitnet_cli import UserError, first_line, sha256, write_file
-from digitnet_data import CELL_SIZE, NUM_CLASSES, Cells, normalize
+from digitnet_data import (
+    BOARD_SIDE,
+    CELL_SIZE,
+    CROP_MARGINS,
+    NUM_CLASSES,
+    Cells,
+    cut_cells,
+    label_boards,
+    normalize,
+    rectify,
+)
 from digitnet_onnx import MAX_BATCH, run_logits, signature_failures
 
 if TYPE_CHECKING:
@@ -28,6 +38,7 @@ BATCHES = (1, 2, 3, 81, 119, 512)  # cells per run; 81 is a board, 119 an odd nu
 SEED = 0  # of the noise
 GOLDEN_CELLS_PER_CLASS = 20  # from each set of cells, which keeps the golden file far below 1 MB
 FLOAT64_BATCH = 64  # cells; twice as fast as in large batches
+NEWSPAPER_BOARDS = 24  # drawn in 4 s; they show what the pages of data do not: texture, blur, other fonts
 
 
 class Limits(NamedTuple):
@@ -92,6 +103,19 @@ def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Refe
             for name, cells in sets.items()
         ),
     ]
+
+
+def newspaper_cells() -> dict[str, Cells]:
+    """Draw boards in photos of newspapers, in fonts that training never sees; their cells by crop margin."""
+    from pages.camera import draw_photos
+
+    puzzles, photos = zip(*draw_photos(NEWSPAPER_BOARDS), strict=True)
+    boards = [rectify(photo.view, photo.cut_corners, BOARD_SIDE) for photo in photos]
+    names = [f"drawn {i}" for i in range(len(boards))]
+    return {
+        f"newspaper cells {margin:.0%}": label_boards([cut_cells(board, margin) for board in boards], puzzles, names)
+        for margin in CROP_MARGINS
+    }
 
 
 def edge_inputs() -> np.ndarray:
