@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import pytest
 from filelock import FileLock  # torch brings it
 
@@ -60,14 +61,17 @@ def make(folder: Path, *arguments: str) -> Result:
     return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
 
 
-def copy_boards(folder: Path, number: int) -> None:
-    """The first of the real boards, with their labels, in a folder of their own."""
-    real = ROOT / "data" / "real"
+def draw_boards(folder: Path, number: int) -> None:
+    """Draw boards as in photos of newspapers, straightened, with their labels: what stands in for real ones."""
+    from digitnet_data import BOARD_SIDE, rectify
+    from pages.camera import draw_photos
+
     (folder / "boards").mkdir(parents=True)
-    head, *rows = (real / "labels.csv").read_text().splitlines(keepends=True)[: 1 + number]
-    (folder / "labels.csv").write_text("".join([head, *rows]))
-    for row in rows:
-        shutil.copy(real / "boards" / f"{row.partition(',')[0]}.jpg", folder / "boards")
+    rows = ["board,givens"]
+    for i, (givens, photo) in enumerate(draw_photos(number), 1):
+        cv2.imwrite(str(folder / "boards" / f"image{i}.jpg"), rectify(photo.view, photo.corners, BOARD_SIDE))
+        rows.append(f"image{i},{givens}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +96,7 @@ def built(once: Callable[..., Chain]) -> Chain:
     """The whole chain, built once. Tests that change files take `chain`, a copy."""
 
     def build(folder: Path) -> Result:
-        copy_boards(folder / "real", 2)
+        draw_boards(folder / "real", 2)
         return make(folder)
 
     return once("chain", build)
