@@ -73,9 +73,9 @@ SHARED     := $(addprefix digitnet_,model.py data.py onnx.py scores.py cli.py)
 DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) digitnet_data.py digitnet_cli.py
 TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
 CHECKING   := 04_Parity.py digitnet_parity.py $(wildcard pages/*.py) $(SHARED)
-READING    := 05_Evaluate.py digitnet_pictures.py $(SHARED)
+READING    := 05_Evaluate.py digitnet_pictures.py digitnet_board.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
 PREPARED   := $(DATA)/prepared.json
-LABELS     := $(wildcard $(or $(REAL),data/real)/labels.csv)
+LABELS     := $(wildcard $(addprefix $(or $(REAL),data/real)/,labels.csv photos/photos.csv))
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(OUT)/parity.json
@@ -205,7 +205,7 @@ doctor:
 ## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own files)
 clean:
 	rm -rf build $(WEIGHTS) $(ONNX) $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SUMMARY) \
-		$(addprefix $(OUT)/,training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
+		$(addprefix $(OUT)/,misread_photos.png training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
 	@rmdir $(OUT) 2> /dev/null || true
 	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
 		(cd $(DATA) && set -x && rm -rf train val grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi

@@ -235,7 +235,8 @@ def load_boards(folder: Path | str, crop_margin: float) -> Cells:
     pixels = []
     for row in rows:
         path = Path(folder) / "boards" / f"{row['board']}.jpg"
-        board = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        content = np.frombuffer(path.read_bytes(), np.uint8)
+        board = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
         if board is None or board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
             raise UserError(f"{path} is not a readable square image of 252 or more pixels: restore it")
         pixels.append(cut_cells(board, crop_margin))

@@ -62,16 +62,20 @@ def make(folder: Path, *arguments: str) -> Result:
 
 
 def draw_boards(folder: Path, number: int) -> None:
-    """Draw boards as in photos of newspapers, straightened, with their labels: what stands in for real ones."""
-    from digitnet_data import BOARD_SIDE, rectify
+    """Draw boards in photos of newspapers, whole and straightened, with labels and corners: they stand in for real."""
+    from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, rectify
     from pages.camera import draw_photos
 
-    (folder / "boards").mkdir(parents=True)
-    rows = ["board,givens"]
+    labels, photos = ["board,givens"], [",".join(["photo", "givens", *CORNER_COLUMNS, "turn", "kind"])]
+    for kind in ("boards", "photos"):
+        (folder / kind).mkdir(parents=True)
     for i, (givens, photo) in enumerate(draw_photos(number), 1):
         cv2.imwrite(str(folder / "boards" / f"image{i}.jpg"), rectify(photo.view, photo.corners, BOARD_SIDE))
-        rows.append(f"image{i},{givens}")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+        cv2.imwrite(str(folder / "photos" / f"image{i}.jpg"), photo.view)
+        labels.append(f"image{i},{givens}")
+        photos.append(",".join(map(str, [f"image{i}", givens, *photo.corners.ravel(), 0, "newspaper; drawn"])))
+    (folder / "labels.csv").write_text("\n".join(labels) + "\n")
+    (folder / "photos" / "photos.csv").write_text("\n".join(photos) + "\n")
 
 
 @pytest.fixture(scope="session")

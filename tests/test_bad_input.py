@@ -124,7 +124,8 @@ def copy_product(folder):
     """The Makefile and what it runs, in a folder of a reader's own."""
     for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
         shutil.copy(path, folder)
-    shutil.copytree(ROOT / "pages", folder / "pages", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pages", "reading"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 MAKE_CASES = {
