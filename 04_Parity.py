@@ -185,7 +185,7 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
     """Check the ONNX file against the weights, and write golden vectors if asked: failures as lines, and the report."""
     import torch
 
-    torch.set_num_threads(1)  # more cost more than they give for so small a network
+    torch.set_num_threads(1)  # compute_reference runs batches side by side instead
     model = load_model(args.weights)
     sets = {"validation cells": load_cells(args.data / "val"), **newspaper_cells()}
     references = make_references(model, sets)

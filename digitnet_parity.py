@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime
 
-from digitnet_cli import UserError, first_line, sha256, write_file
+from digitnet_cli import UserError, available_cpus, first_line, sha256, write_file
 from digitnet_data import (
     BOARD_SIDE,
     CELL_SIZE,
@@ -29,7 +30,7 @@ from digitnet_data import (
     normalize,
     rectify,
 )
-from digitnet_onnx import MAX_BATCH, run_logits, signature_failures
+from digitnet_onnx import MAX_BATCH, MAX_THREADS, run_logits, signature_failures
 
 if TYPE_CHECKING:
     import torch
@@ -82,9 +83,14 @@ def compute_reference(
 
     def run(network: torch.nn.Module, dtype: torch.dtype, batch: int) -> np.ndarray:
         logits = torch.empty(len(inputs), NUM_CLASSES, dtype=dtype)  # small results between large ones would pin memory
-        with torch.inference_mode():
-            for part, result in zip(torch.from_numpy(inputs).split(batch), logits.split(batch), strict=True):
+
+        def answer(part: torch.Tensor, result: torch.Tensor) -> None:
+            with torch.inference_mode():
                 result[:] = network(part.to(dtype))
+
+        # Batches side by side: PyTorch's own threads would share each one, and wait for one another.
+        with ThreadPoolExecutor(min(available_cpus(), MAX_THREADS)) as pool:
+            list(pool.map(answer, torch.from_numpy(inputs).split(batch), logits.split(batch)))
         return logits.numpy()
 
     float64_logits = run(copy.deepcopy(model).double(), torch.float64, FLOAT64_BATCH)
