@@ -67,7 +67,7 @@ import numpy as np
 from tqdm import tqdm
 
 from digitnet_cli import UserError, describe_run, run_script, write_json
-from digitnet_data import BOARD_SIDE, MARKER, PREPARED, cut_cells, rectify
+from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, MARKER, PREPARED, cut_cells, rectify
 from pages.camera import cut_photo, take_photo
 from pages.fonts import load_fonts
 from pages.puzzles import draw_puzzle, read_puzzles, vary_puzzle
@@ -164,7 +164,7 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
         made = [row for task, of_puzzle in zip(tasks, rows, strict=True) if task[0] == split for row in of_puzzle]
         with (new / "grids" / f"{split}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["page", "givens", *(f"{axis}{corner}" for corner in range(4) for axis in "xy")])
+            writer.writerow(["page", "givens", *CORNER_COLUMNS])
             writer.writerows(made)
         for _, givens, *_ in made:
             for label in givens:

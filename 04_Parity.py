@@ -3,7 +3,8 @@
 
 Contract: onnx.checker with full shape inference, opset, IR version, one file, names, types, the batch as the only
 free dimension, finite weights, and every weight bit for bit that of the state_dict.
-Answers: noise in batches of several sizes, inputs at the ends, all validation cells, all cells of real boards.
+Answers: noise in batches of several sizes, inputs at the ends, all validation cells, cells of boards drawn as in
+photos of newspapers, in fonts that training never sees.
 PyTorch in float64 is the reference, so that a mismatch can be attributed to one stage: PyTorch's float32, the
 exported graph (ONNX Runtime with its optimizer off), or ONNX Runtime's optimizer (the graph as it ships).
 Collects every failure and prints one per line. Writes parity.json and, if asked, golden vectors.
@@ -37,7 +38,6 @@ def parse_args() -> argparse.Namespace:
     add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the exported model")
     add("--weights", type=Path, default=Path("artifacts/digitnet_best.pth"), metavar="FILE", help="the state_dict")
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with val/")
-    add("--real", type=Path, metavar="DIR", help="real boards: boards/*.jpg and labels.csv (data/real if not given)")
     add("--max-mae", type=positive_float, default=1e-4, help="largest mean absolute difference of logits allowed")
     add("--max-abs", type=positive_float, default=1e-3, help="largest absolute difference of logits allowed")
     add("--golden", type=Path, metavar="FILE", help="compare with these golden vectors: needs no weights, data, torch")
@@ -56,7 +56,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from digitnet_cli import UserError, cpu_flags, describe_run, keep_freed_memory, run_script, sha256, write_json
-from digitnet_data import CONFIDENCE_THRESHOLD, CROP_MARGINS, REAL_BOARDS, load_boards, load_cells
+from digitnet_data import CONFIDENCE_THRESHOLD, load_cells
 from digitnet_onnx import contract_failures, first_line, load_model, open_session, run_logits, softmax
 from digitnet_parity import (
     Limits,
@@ -66,6 +66,7 @@ from digitnet_parity import (
     exported_weights,
     logit_difference,
     make_references,
+    newspaper_cells,
     write_golden,
 )
 from digitnet_scores import score
@@ -184,14 +185,9 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
     """Check the ONNX file against the weights, and write golden vectors if asked: failures as lines, and the report."""
     import torch
 
-    torch.set_num_threads(1)  # more cost more than they give for so small a network
+    torch.set_num_threads(1)  # compute_reference runs batches side by side instead
     model = load_model(args.weights)
-    sets = {"validation cells": load_cells(args.data / "val")}
-    real = args.real or REAL_BOARDS
-    if (real / "labels.csv").is_file():
-        sets |= {f"real cells cut {margin:.0%}": load_boards(real, margin) for margin in CROP_MARGINS}
-    else:
-        print(f"skipping real boards: no {real / 'labels.csv'}")
+    sets = {"validation cells": load_cells(args.data / "val"), **newspaper_cells()}
     references = make_references(model, sets)
     weights = exported_weights(model)
     failures, measured = check(args.onnx, weights, references, limits)
@@ -229,10 +225,6 @@ def summarize(failures: list[str], measured: dict[str, dict]) -> str:
 def main(args: argparse.Namespace) -> None:
     verdict = args.report or args.onnx.with_name("parity.json")
     verdict.unlink(missing_ok=True)  # an earlier verdict must not outlast a check that cannot be carried out
-    if args.real and not args.real.is_dir():
-        raise UserError(
-            f"no real boards in {args.real}: --real (make REAL=) names a folder with boards/ and labels.csv"
-        )
     keep_freed_memory()
     limits = Limits(args.max_mae, args.max_abs)
     failures, report = (check_on_any_machine if args.golden else check_beside_pytorch)(args, limits)

@@ -4,18 +4,20 @@
 validation cells   every cell of data/val
 camera pages       the camera's validation pages, straightened at slightly wrong corners, as a grid detector
                    would find them, with the crop margin of the tutorial's grid processor, 12 %
-real boards        data/real, boards from photos of newspapers, at crop margins 0 %, 6 % and 12 %. They are never
+real boards        data/real/boards, from photos of newspapers, at crop margins 0 %, 6 % and 12 %. They are never
                    trained on, and no epoch, threshold or other setting is chosen by them
+real photos        data/real/photos, whole photos that digitnet_board.py finds the board in and reads
 
-Gives every count twice: with each cell whose best probability is below 0.65 taken as blank, as the tutorial's
-clients do, and without. Writes artifacts/evaluation.json and four pictures: confusion_matrix.png, misread_cells.png,
-training_cells.png, and learning_curve.png from the training.json beside the ONNX file.
+Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as the tutorial's clients do,
+and without. Writes artifacts/evaluation.json and pictures: confusion_matrix.png, misread_cells.png,
+training_cells.png, learning_curve.png from the training.json beside the ONNX file, and misread_photos.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 from digitnet_cli import argument_parser, non_negative_int, positive_float, positive_int, start_script
@@ -23,6 +25,7 @@ from digitnet_cli import argument_parser, non_negative_int, positive_float, posi
 # --- settings: those of the command line stand in parse_args -----------------------------------
 CORNER_ERROR = 0.006  # standard deviation of each coordinate of a corner, as a fraction of the board's side
 VALIDATION, CAMERA, REAL = "validation cells", "camera pages", "real boards"  # the last: all crop margins together
+WHERE = "`make real` makes them from a clone of https://github.com/wichtounet/sudoku_dataset"
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,15 +34,20 @@ def parse_args() -> argparse.Namespace:
     add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the exported model")
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with val/ and grids/")
     add("--out", type=Path, default=Path("artifacts"), metavar="DIR", help="folder to write to")
-    add("--real", type=Path, metavar="DIR", help="real boards: boards/*.jpg and labels.csv (data/real if not given)")
+    add(
+        "--real",
+        type=Path,
+        metavar="DIR",
+        help="real boards and photos, as tools/real.py makes them (data/real if not given)",
+    )
     add("--seed", type=non_negative_int, default=0, help="of the wrong corners")
     add("--draws", type=positive_int, default=5, metavar="N", help="wrong corners drawn for each page")
     add(
         "--min-accuracy",
         type=positive_float,
-        nargs=3,
-        metavar=("CELLS", "DIGITS", "BOARDS"),
-        help="end with exit code 1 if a smaller percentage of the real boards is right",
+        nargs=4,
+        metavar=("CELLS", "DIGITS", "BOARDS", "PHOTOS"),
+        help="end with exit code 1 if a smaller percentage of the real ones is right, or a verified photo is wrong",
     )
     return parser.parse_args()
 
@@ -53,6 +61,7 @@ import numpy as np
 import onnxruntime
 from tqdm import tqdm
 
+from digitnet_board import load_photo, read_board
 from digitnet_cli import UserError, describe_run, run_script, sha256, write_json
 from digitnet_data import (
     BOARD_SIDE,
@@ -65,11 +74,28 @@ from digitnet_data import (
     load_boards,
     load_cells,
     read_pages,
+    read_photos,
     rectify,
 )
 from digitnet_onnx import classify, open_session
-from digitnet_pictures import CLASS_NAMES, confusion_matrices, learning_curve, misread_cells, training_cells
-from digitnet_scores import KINDS, Reading, concatenate_readings, confusion, describe
+from digitnet_pictures import (
+    CLASS_NAMES,
+    confusion_matrices,
+    learning_curve,
+    misread_cells,
+    misread_photos,
+    training_cells,
+)
+from digitnet_scores import (
+    KINDS,
+    PhotoReading,
+    Reading,
+    concatenate_readings,
+    confusion,
+    describe,
+    describe_photos,
+    table_of_photos,
+)
 
 
 def read(session: onnxruntime.InferenceSession, cells: Cells) -> Reading:
@@ -101,13 +127,28 @@ def read_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace) -
         readings[CAMERA] = read(session, cut_pages(grids, np.random.default_rng(args.seed), args.draws))
     else:
         print(f"skipping camera pages: no {grids / 'val.csv'}")
-    real = args.real or REAL_BOARDS
-    if (real / "labels.csv").exists():
-        cropped = {f"{margin:.0%} cut": read(session, load_boards(real, margin)) for margin in CROP_MARGINS}
+    if (args.real / "labels.csv").exists():
+        cropped = {f"{margin:.0%} cut": read(session, load_boards(args.real, margin)) for margin in CROP_MARGINS}
         readings |= {f"{REAL}, {name}": reading for name, reading in cropped.items()}
         readings[REAL] = concatenate_readings(cropped)
     else:
-        print(f"skipping real boards: no {real / 'labels.csv'}")
+        print(f"skipping real boards: no {args.real / 'labels.csv'}; {WHERE}")
+    return readings
+
+
+def read_whole_photos(args: argparse.Namespace) -> list[PhotoReading]:
+    """Find and read the board in every photo, with one thread; print if there are no photos."""
+    table = args.real / "photos" / "photos.csv"
+    if not table.exists():
+        print(f"skipping real photos: no {table}")
+        return []
+    session = open_session(args.onnx, threads=1)
+    cv2.setNumThreads(1)
+    readings = []
+    for photo in tqdm(read_photos(table), desc="photos"):
+        start = time.perf_counter()
+        reading = read_board(session, load_photo(table.with_name(photo.file)))
+        readings.append(PhotoReading(photo, reading, time.perf_counter() - start))
     return readings
 
 
@@ -131,7 +172,7 @@ def print_report(report: dict[str, dict]) -> None:
         print(f"{name:22}{mean:15.3f}{lost:15,}    {', '.join(mistakes) or 'none'}")
 
 
-def summarize(report: dict[str, dict]) -> str:
+def summarize(report: dict[str, dict], photos: dict | None) -> str:
     """Put the errors that matter, as clients read, into one line."""
     parts = []
     for name in (name for name in (VALIDATION, CAMERA, REAL) if name in report):
@@ -142,17 +183,25 @@ def summarize(report: dict[str, dict]) -> str:
             if counts[kind]
         ]
         parts.append(f"{name}: {', '.join(wrong)} wrong")
+    if photos:
+        counts = photos["all"]
+        wrong_photos = f"{counts['photos'] - counts['right']} of {counts['photos']} wrong"
+        parts.append(f"real photos: {wrong_photos}, {counts['verified_wrong']} of them verified")
     return "; ".join(parts)
 
 
-def draw_pictures(readings: dict[str, Reading], args: argparse.Namespace) -> None:
-    """Draw the four pictures, or those whose sources are there."""
+def draw_pictures(readings: dict[str, Reading], photos: list[PhotoReading], args: argparse.Namespace) -> None:
+    """Draw the pictures whose sources are there."""
     shown = {name: readings[name] for name in (VALIDATION, REAL) if name in readings}
     tables = {name: confusion(reading.cells.labels, reading.thresholded) for name, reading in shown.items()}
     title = f"{args.onnx}, cells below {CONFIDENCE_THRESHOLD} taken as blank"
     confusion_matrices(tables, title, args.out / "confusion_matrix.png")
     name, reading = list(shown.items())[-1]
     misread_cells(reading, name, args.out / "misread_cells.png")
+    photo_sheet = args.out / "misread_photos.png"
+    photo_sheet.unlink(missing_ok=True)  # of other photos
+    if photos:
+        misread_photos(photos, args.real / "photos", photo_sheet)
     if (args.data / "train").is_dir():
         training_cells(args.data / "train", args.out / "training_cells.png")
     history = args.onnx.with_name("training.json")
@@ -163,33 +212,48 @@ def draw_pictures(readings: dict[str, Reading], args: argparse.Namespace) -> Non
         print(f"skipping the learning curve: no {history}")
 
 
-def check_accuracy(report: dict[str, dict], least: list[float]) -> None:
-    """Raise UserError if fewer percent of the real boards' cells, digits or boards are right, as clients read."""
-    counts = report[REAL]["thresholded"]
-    required = dict(zip(("cells", "digits", "boards"), least, strict=True))
-    percent = {kind: 100 * (1 - counts[f"wrong_{kind}"] / counts[kind]) for kind in required}
+def check_accuracy(report: dict[str, dict], photos: dict, least: list[float]) -> None:
+    """Raise UserError if fewer percent of the real cells, digits, boards or photos are right, or a photo's verdict is.
+
+    The cells are counted as clients read them.
+    """
+    counts, whole = report[REAL]["thresholded"], photos["all"]
+    percent = {kind: 100 * (1 - counts[f"wrong_{kind}"] / counts[kind]) for kind in ("cells", "digits", "boards")}
+    percent["photos"] = 100 * whole["right"] / whole["photos"]
     failures = [
-        f"{percent[kind]:.2f} % of the {kind} are right, not {required[kind]:g} %"
-        for kind in required
-        if percent[kind] < required[kind]
+        f"{percent[kind]:.2f} % of the {kind} are right, not {required:g} %"
+        for kind, required in zip(percent, least, strict=True)
+        if percent[kind] < required
     ]
+    if whole["verified_wrong"]:
+        failures.append(f"{whole['verified_wrong']} photos are verified, but wrong")
     if failures:
         raise UserError(f"the real boards are read too badly: {'; '.join(failures)}: train again")
-    print(f"real boards: {', '.join(f'{percent[kind]:.2f} % of the {kind}' for kind in required)} are right: enough")
+    print(
+        f"real boards: {', '.join(f'{value:.2f} % of the {kind}' for kind, value in percent.items())} are right: enough"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.real and not args.real.is_dir():
+        raise UserError(f"no folder {args.real}: name one that holds real boards, or leave --real out (make REAL=)")
+    args.real = args.real or REAL_BOARDS
     readings = read_sets(open_session(args.onnx), args)
-    if args.min_accuracy and REAL not in readings:
-        raise UserError("--min-accuracy needs real boards: name a folder that has them with --real (make REAL=)")
+    photos = read_whole_photos(args)
+    if args.min_accuracy and not (REAL in readings and photos):
+        raise UserError(f"--min-accuracy needs real boards and photos (make REAL=): {WHERE}")
     report = {name: describe(reading) for name, reading in readings.items()}
     print_report(report)
-    draw_pictures(readings, args)
-    content = {"summary": summarize(report), "sets": report, "sha256": {str(args.onnx): sha256(args.onnx)}}
-    write_json(args.out / "evaluation.json", content | {"run": describe_run()})
+    described = describe_photos(photos) if photos else None
+    if described:
+        print(table_of_photos(described))
+    draw_pictures(readings, photos, args)
+    content = {"summary": summarize(report, described), "sets": report, "photos": described}
+    content |= {"sha256": {str(args.onnx): sha256(args.onnx)}, "run": describe_run()}
+    write_json(args.out / "evaluation.json", content)
     print(f"Saved: {args.out}/evaluation.json and pictures beside it")
-    if args.min_accuracy:
-        check_accuracy(report, args.min_accuracy)
+    if args.min_accuracy and described:
+        check_accuracy(report, described, args.min_accuracy)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ TRAIN   :=
 VAL     :=
 #= PUZZLES      a file of your own puzzles, 81 characters a line (empty: they are drawn)
 PUZZLES :=
-#= REAL         a folder of real boards, for measuring (empty: data/real)
+#= DATASET      a clone of the public data set wichtounet/sudoku_dataset, for `make real`
+DATASET :=
+#= REAL         a folder of real boards and photos, for measuring (empty: data/real)
 REAL    :=
-#= MIN_ACCURACY percent of the real boards' cells, digits and boards that `make check-real` requires
-MIN_ACCURACY := 99.9 99.7 95
+#= MIN_ACCURACY percent of the real boards' cells, digits and boards, and of the photos, that `make check-real` requires
+MIN_ACCURACY := 99.9 99.7 95 90
 #= DATA         folder of cells and pages
 #= OUT          folder of weights, ONNX file and reports
 #= MODEL        the network, by its name in digitnet_model.py
@@ -53,7 +55,7 @@ PYTHON  := $(if $(VENV),$(VENV)/bin/python,python3)
 TORCH_INDEX :=
 
 # A name with a space would be two names to make.
-$(foreach name,PROFILE MODEL DATA OUT REAL PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
+$(foreach name,PROFILE MODEL DATA OUT REAL DATASET PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
 
 # Nothing is installed for an interpreter of the reader's own.
 INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.installed))
@@ -70,10 +72,10 @@ TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run --standalone
 SHARED     := $(addprefix digitnet_,model.py data.py onnx.py scores.py cli.py)
 DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) digitnet_data.py digitnet_cli.py
 TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
-CHECKING   := 04_Parity.py digitnet_parity.py $(SHARED)
-READING    := 05_Evaluate.py digitnet_pictures.py $(SHARED)
+CHECKING   := 04_Parity.py digitnet_parity.py $(wildcard pages/*.py) $(SHARED)
+READING    := 05_Evaluate.py digitnet_pictures.py digitnet_board.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
 PREPARED   := $(DATA)/prepared.json
-LABELS     := $(wildcard $(or $(REAL),data/real)/labels.csv)
+LABELS     := $(wildcard $(addprefix $(or $(REAL),data/real)/,labels.csv photos/photos.csv))
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(OUT)/parity.json
@@ -89,7 +91,7 @@ PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
 endif
 endif
 
-.PHONY: all data train export parity golden evaluate check-real test test-all lint bench bench-quick smoke doctor clean help FORCE
+.PHONY: all data train export parity golden evaluate real check-real test test-all lint bench bench-quick smoke doctor clean help FORCE
 
 ## all       everything below, up to a summary (the default)
 all: $(SUMMARY)
@@ -109,7 +111,7 @@ parity: $(PARITY)
 ## golden    write PyTorch's answers to some inputs, to check the ONNX file where there is no PyTorch
 golden: $(GOLDEN)
 
-## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards
+## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards and photos
 evaluate: $(EVALUATION) $(PICTURES)
 
 $(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
@@ -123,11 +125,16 @@ $(WEIGHTS): $(TRAINING) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
 $(ONNX): $(TRAINING) $(WEIGHTS) | $(INSTALLED)
 	"$(PYTHON)" $< --out $(OUT) --model $(MODEL) --export-only
 
-$(PARITY) $(GOLDEN) &: $(CHECKING) $(LABELS) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
-	"$(PYTHON)" $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA) $(call option,--real,$(REAL)) --write-golden $(GOLDEN)
+$(PARITY) $(GOLDEN) &: $(CHECKING) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
+	"$(PYTHON)" $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA) --write-golden $(GOLDEN)
 
 $(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
+
+## real      make data/real, boards and photos for measuring, from a clone of the public data set: make real DATASET=FOLDER
+real: | $(INSTALLED)
+	@$(if $(DATASET),,echo 'make: name the clone: git clone https://github.com/wichtounet/sudoku_dataset && make real DATASET=sudoku_dataset' >&2; exit 2)
+	"$(PYTHON)" tools/real.py $(DATASET) $(call option,--out,$(REAL))
 
 ## check-real fail if the ONNX file reads the real boards of data/real worse than MIN_ACCURACY (meant for PROFILE=photo)
 check-real: $(ONNX) $(PREPARED)
@@ -201,7 +208,7 @@ doctor:
 ## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own files)
 clean:
 	rm -rf build $(WEIGHTS) $(ONNX) $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SUMMARY) \
-		$(addprefix $(OUT)/,training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
+		$(addprefix $(OUT)/,misread_photos.png training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
 	@rmdir $(OUT) 2> /dev/null || true
 	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
 		(cd $(DATA) && set -x && rm -rf train val grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from digitnet_cli import UserError
+from digitnet_cli import UserError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 CELL_SIZE = 28  # pixels a side
 NUM_CLASSES = 10
@@ -33,6 +33,7 @@ CROP_MARGINS = (0.0, 0.06, 0.12)
 MIN_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
 PREPARED = "prepared.json"  # there when our data folder is whole: removed first, written last
+CORNER_COLUMNS = [f"{axis}{corner}" for corner in range(4) for axis in "xy"]  # of the tables of pages and photos
 REAL_BOARDS = Path(__file__).resolve().parent / "data" / "real"  # photos: for measuring, never for training
 
 
@@ -46,11 +47,13 @@ class Cells(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A drawn page, as grids/*.csv lists it: corners are float64 [4, 2] x, y, top left first, then clockwise."""
+    """A drawn page, as grids/*.csv lists it, or a photo, as photos.csv does."""
 
     file: str
     givens: str  # 81 digits, 0 = blank
-    corners: np.ndarray
+    corners: np.ndarray  # float64 [4, 2] x, y, clockwise from the board's own top left
+    turn: int = 0  # of a photo's board, degrees clockwise: 0, 90, 180 or 270
+    kind: str = ""  # of a photo, such as "newspaper" or "screenshot; light on dark"
 
 
 def normalize(pixels: Any) -> Any:
@@ -180,10 +183,38 @@ def duplicate_pages(train: Cells, val: Cells) -> list[str]:
 def read_pages(table: Path) -> list[Page]:
     """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes."""
     with table.open(newline="") as file:
-        return [
-            Page(row["page"], row["givens"], np.array([[float(row[f"{axis}{i}"]) for axis in "xy"] for i in range(4)]))
-            for row in csv.DictReader(file)
-        ]
+        return [Page(row["page"], row["givens"], corners_of(row)) for row in csv.DictReader(file)]
+
+
+def read_photos(table: Path) -> list[Page]:
+    """Read photos.csv, which tools/real.py writes. Raises UserError if a row is damaged or there is none."""
+    photos = []
+    with table.open(newline="", encoding="utf-8") as file:
+        for number, row in enumerate(csv.DictReader(file), 2):
+            try:
+                photo = Page(f"{row['photo']}.jpg", row["givens"], corners_of(row), int(row["turn"]), row["kind"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{table}, line {number}: {first_line(error)}: mend it") from None
+            if (
+                not is_board(photo.givens)
+                or photo.turn not in (0, 90, 180, 270)
+                or not np.isfinite(photo.corners).all()
+            ):
+                raise UserError(f"{table}, line {number}: givens, corners or turn cannot be: mend them")
+            photos.append(photo)
+    if not photos:
+        raise UserError(f"{table} lists no photo: mend it, or remove it")
+    return photos
+
+
+def corners_of(row: dict[str, str]) -> np.ndarray:
+    """Return the corners in a row of a table, float64 [4, 2]."""
+    return np.array([float(row[name]) for name in CORNER_COLUMNS]).reshape(4, 2)
+
+
+def is_board(givens: str | None) -> bool:
+    """True for 81 digits."""
+    return givens is not None and len(givens) == 81 and givens.isascii() and givens.isdigit()
 
 
 def load_boards(folder: Path | str, crop_margin: float) -> Cells:
@@ -197,22 +228,22 @@ def load_boards(folder: Path | str, crop_margin: float) -> Cells:
     with labels_file.open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        givens = row.get("givens") or ""
-        if not row.get("board") or len(givens) != 81 or not (givens.isascii() and givens.isdigit()):
+        if not row.get("board") or not is_board(row.get("givens")):
             raise UserError(f"{labels_file}: {row} is not a board's name and 81 digits, 0 = blank: mend it")
     if not rows:
         raise UserError(f"{labels_file} lists no board: mend it, or leave --real out")
     pixels = []
     for row in rows:
         path = Path(folder) / "boards" / f"{row['board']}.jpg"
-        board = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        content = np.frombuffer(path.read_bytes(), np.uint8)
+        board = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
         if board is None or board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
             raise UserError(f"{path} is not a readable square image of 252 or more pixels: restore it")
         pixels.append(cut_cells(board, crop_margin))
     return label_boards(pixels, [row["givens"] for row in rows], [row["board"] for row in rows])
 
 
-def label_boards(pixels: list[np.ndarray], givens: list[str], names: list[str]) -> Cells:
+def label_boards(pixels: Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:
     """Join boards of 81 cells each, uint8 [81, 28, 28], with their givens and names."""
     labels = np.array([int(digit) for board in givens for digit in board], np.int64)
     return Cells(np.concatenate(pixels), labels, np.repeat(names, 81), np.tile(np.arange(81), len(names)))

@@ -1,7 +1,7 @@
 """The importable half of 04_Parity.py: PyTorch's answers to many inputs, and golden vectors for other machines.
 
-Golden vectors need numpy and onnxruntime alone; what runs PyTorch imports it in its functions. Their file is a .npz
-of arrays, without code:
+Golden vectors need numpy and onnxruntime alone; what runs PyTorch or draws imports what it needs in its functions.
+Their file is a .npz of arrays, without code:
   inputs   float32 [N, 1, 28, 28]: normalized cells
   logits   float32 [N, 10]: PyTorch's answers
   onnx_sha256, versions   what they were made from and with
@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime
 
-from digitnet_cli import UserError, first_line, sha256, write_file
-from digitnet_data import CELL_SIZE, NUM_CLASSES, Cells, normalize
-from digitnet_onnx import MAX_BATCH, run_logits, signature_failures
+from digitnet_cli import UserError, available_cpus, first_line, sha256, write_file
+from digitnet_data import (
+    BOARD_SIDE,
+    CELL_SIZE,
+    CROP_MARGINS,
+    NUM_CLASSES,
+    Cells,
+    cut_cells,
+    label_boards,
+    normalize,
+    rectify,
+)
+from digitnet_onnx import MAX_BATCH, MAX_THREADS, run_logits, signature_failures
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +39,7 @@ BATCHES = (1, 2, 3, 81, 119, 512)  # cells per run; 81 is a board, 119 an odd nu
 SEED = 0  # of the noise
 GOLDEN_CELLS_PER_CLASS = 20  # from each set of cells, which keeps the golden file far below 1 MB
 FLOAT64_BATCH = 64  # cells; twice as fast as in large batches
+NEWSPAPER_BOARDS = 24  # drawn in 4 s; they show what the pages of data do not: texture, blur, other fonts
 
 
 class Limits(NamedTuple):
@@ -71,9 +83,14 @@ def compute_reference(
 
     def run(network: torch.nn.Module, dtype: torch.dtype, batch: int) -> np.ndarray:
         logits = torch.empty(len(inputs), NUM_CLASSES, dtype=dtype)  # small results between large ones would pin memory
-        with torch.inference_mode():
-            for part, result in zip(torch.from_numpy(inputs).split(batch), logits.split(batch), strict=True):
+
+        def answer(part: torch.Tensor, result: torch.Tensor) -> None:
+            with torch.inference_mode():
                 result[:] = network(part.to(dtype))
+
+        # Batches side by side: PyTorch's own threads would share each one, and wait for one another.
+        with ThreadPoolExecutor(min(available_cpus(), MAX_THREADS)) as pool:
+            list(pool.map(answer, torch.from_numpy(inputs).split(batch), logits.split(batch)))
         return logits.numpy()
 
     float64_logits = run(copy.deepcopy(model).double(), torch.float64, FLOAT64_BATCH)
@@ -92,6 +109,19 @@ def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Refe
             for name, cells in sets.items()
         ),
     ]
+
+
+def newspaper_cells() -> dict[str, Cells]:
+    """Draw boards in photos of newspapers, in fonts that training never sees; their cells by crop margin."""
+    from pages.camera import draw_photos
+
+    puzzles, photos = zip(*draw_photos(NEWSPAPER_BOARDS), strict=True)
+    boards = [rectify(photo.view, photo.cut_corners, BOARD_SIDE) for photo in photos]
+    names = [f"drawn {i}" for i in range(len(boards))]
+    return {
+        f"newspaper cells {margin:.0%}": label_boards([cut_cells(board, margin) for board in boards], puzzles, names)
+        for margin in CROP_MARGINS
+    }
 
 
 def edge_inputs() -> np.ndarray:

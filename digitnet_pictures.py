@@ -7,18 +7,23 @@ import math
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: a bare Figure draws with Agg and keeps nothing open
 
+from digitnet_board import load_photo
 from digitnet_cli import write_file
-from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, read_cell
-from digitnet_scores import Reading
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, read_cell, rectangle
+from digitnet_scores import PhotoReading, Reading
 
 DPI = 130
 CLASS_NAMES = ["blank", *map(str, range(1, NUM_CLASSES))]
 TILE = CELL_SIZE + 4  # pixels of a sheet that a cell takes, with white around it
 LABEL = 13  # pixels of a sheet for three lines of text below a cell
 COLUMNS, ROWS = 16, 12  # cells of a sheet, at most
+PHOTO_COLUMNS, PHOTO_ROWS = 5, 6  # photos of a sheet, at most
+THUMBNAIL = 400  # pixels of a photo's longest side on a sheet
 
 
 def save(figure: Figure, path: Path | str) -> None:
@@ -91,6 +96,48 @@ def misread_cells(reading: Reading, name: str, path: Path | str) -> None:
         title += f"; showing the {len(shown)} most confident"
     legend = f"truth → guess, its probability (?: below {CONFIDENCE_THRESHOLD}, becomes blank), board, row and column"
     sheet(cells.pixels[shown], labels, f"{title}\n{legend}" if len(wrong) else title, path)
+
+
+def misread_photos(readings: list[PhotoReading], folder: Path | str, path: Path | str) -> None:
+    """Draw a sheet of the photos that are not read without an error, with the boards found and the misread cells."""
+    wrong = [reading for reading in readings if reading.cause]
+    shown = wrong[: PHOTO_COLUMNS * PHOTO_ROWS]
+    rows = max(1, math.ceil(len(shown) / PHOTO_COLUMNS))
+    figure = Figure(figsize=(2.6 * PHOTO_COLUMNS, 2.9 * rows + 0.7), layout="constrained")
+    title = f"Photos that are not read without an error: {len(wrong)} of {len(readings)}"
+    title += f"; showing the first {len(shown)}" if len(shown) < len(wrong) else ""
+    figure.suptitle(
+        f"{title}\nsolid: the board that was found; dotted: where it is; truth → guess, · is blank", fontsize=10
+    )
+    for axes in figure.subplots(rows, PHOTO_COLUMNS, squeeze=False).flat:
+        axes.set_axis_off()
+        if shown:
+            draw_photo(axes, shown.pop(0), Path(folder))
+    save(figure, path)
+
+
+def draw_photo(axes: Axes, reading: PhotoReading, folder: Path) -> None:
+    """Draw a photo small, its frames, its misread cells, and below it why it is wrong."""
+    photo = load_photo(folder / reading.photo.file)
+    scale = THUMBNAIL / max(photo.shape)
+    small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    axes.imshow(small, cmap="gray", vmin=0, vmax=255)
+    for corners, style in ((reading.photo.corners, ":"), (reading.reading.corners, "-")):
+        if corners is not None:
+            x, y = scale * corners[[0, 1, 2, 3, 0]].T
+            axes.plot(x, y, "w-", linewidth=2.5)
+            axes.plot(x, y, f"k{style}", linewidth=1.2)
+    digits = reading.reading.digits
+    if digits is not None and reading.cause.startswith("misread"):
+        onto_photo = cv2.getPerspectiveTransform(rectangle(0, 0, 9, 9), reading.photo.corners.astype(np.float32))
+        for cell in reading.misread:
+            at = np.array([[[cell % 9 + 0.5, cell // 9 + 0.5]]], np.float32)
+            x, y = scale * cv2.perspectiveTransform(at, onto_photo)[0, 0]
+            text = f"{reading.photo.givens[cell]}→{digits[cell]}".replace(str(BLANK), "·")
+            axes.text(x, y, text, ha="center", va="center", fontsize=6, bbox={"color": "w", "pad": 0.8})
+    outcome = "; ".join(dict.fromkeys((reading.cause, reading.reading.verdict)))  # "not found" once
+    caption = f"{reading.photo.file}\n{outcome}"
+    axes.text(0.5, -0.02, caption, ha="center", va="top", fontsize=7, transform=axes.transAxes)
 
 
 def training_cells(folder: Path | str, path: Path | str) -> None:

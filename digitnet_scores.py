@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, sha256_of_cells
+from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, Page, sha256_of_cells
+
+if TYPE_CHECKING:
+    import digitnet_board
 
 CONFIDENCE_BINS = (0.0, 0.5, CONFIDENCE_THRESHOLD, 0.8, 0.9, 0.95, 0.99, 1.0)
+MAX_FAILURES = 12  # photos named in print; evaluation.json names all
+NEAR = 0.5  # of a cell: corners are right if none is farther from the true ones
 KINDS = ("cells", "digits", "blanks", "boards")  # what `score` counts: all, and under wrong_… the wrong ones
 
 
@@ -115,3 +120,91 @@ def worst_confusions(table: np.ndarray, limit: int = 5) -> list[dict]:
         for i in order
         if table.flat[i]
     ]
+
+
+class PhotoReading(NamedTuple):
+    """A whole photo, what was read in it, and how long that took."""
+
+    photo: Page
+    reading: digitnet_board.Reading
+    seconds: float
+
+    @property
+    def corner_error(self) -> float | None:
+        """How far the worst corner is off, in cells, whatever the turn; None if no board was found."""
+        if self.reading.corners is None:
+            return None
+        true, found = self.photo.corners, self.reading.corners
+        cell = np.linalg.norm(true - np.roll(true, 1, axis=0), axis=1).mean() / 9
+        return min(float(np.linalg.norm(np.roll(found, k, axis=0) - true, axis=1).max() / cell) for k in range(4))
+
+    @property
+    def misread(self) -> list[int]:
+        """The cells that are read wrong; all if no board was found."""
+        digits = self.reading.digits
+        return [i for i, digit in enumerate(self.photo.givens) if digits is None or int(digit) != digits[i]]
+
+    @property
+    def cause(self) -> str:
+        """Why the digits are not all right, "" if they are."""
+        if not self.misread:
+            return ""
+        if self.corner_error is None:
+            return "not found"
+        if self.corner_error > NEAR:
+            return "wrong corners"
+        turned = (self.reading.turn - self.photo.turn) % 360
+        return f"turned by {turned}°" if turned else f"misread cells: {len(self.misread)}"
+
+
+def count_photos(readings: list[PhotoReading]) -> dict[str, float]:
+    """Count what became of whole photos."""
+    verified = [reading for reading in readings if reading.reading.verdict == "verified"]
+    return {
+        "photos": len(readings),
+        "answered": sum(reading.corner_error is not None for reading in readings),
+        "corners": sum(error is not None and error <= NEAR for error in (reading.corner_error for reading in readings)),
+        "right": sum(not reading.cause for reading in readings),
+        "verified": len(verified),
+        "verified_wrong": sum(bool(reading.cause) for reading in verified),
+        "seconds": float(np.median([reading.seconds for reading in readings])),
+    }
+
+
+def describe_photos(readings: list[PhotoReading]) -> dict:
+    """Return all that evaluation.json says of whole photos."""
+    kinds: dict[str, list[PhotoReading]] = {}
+    for reading in readings:
+        kinds.setdefault(reading.photo.kind.partition(";")[0], []).append(reading)
+    return {
+        "all": count_photos(readings),
+        "by_kind": {kind: count_photos(of) for kind, of in kinds.items()},
+        "each": [
+            {
+                "photo": reading.photo.file,
+                "kind": reading.photo.kind,
+                "verdict": reading.reading.verdict,
+                "cause": reading.cause,
+                "misread": reading.misread if reading.reading.digits is not None else None,
+                "corner_error": reading.corner_error,
+                "seconds": reading.seconds,
+            }
+            for reading in readings
+        ],
+    }
+
+
+def table_of_photos(report: dict) -> str:
+    """Write what became of the photos, a line per kind, and why the first ones were not read without an error."""
+    heads = ("photos", "found", "corners", "right", "verified", "but wrong")
+    lines = [f"{'Real photos':22}{''.join(f'{head:>10}' for head in heads)}{'seconds':>10}"]
+    for kind, counts in {**report["by_kind"], "all": report["all"]}.items():
+        *numbers, seconds = counts.values()
+        lines.append(f"{kind:22}{''.join(f'{number:10,}' for number in numbers)}{seconds:10.2f}")
+    failures = [entry for entry in report["each"] if entry["cause"]]
+    for entry in failures:
+        outcome = "; ".join(dict.fromkeys((entry["cause"], entry["verdict"])))  # "not found" once
+        lines.append(f"  {entry['photo']} ({entry['kind']}): {outcome}")
+    if len(failures) > MAX_FAILURES:
+        lines[MAX_FAILURES - len(failures) :] = [f"  and {len(failures) - MAX_FAILURES} more, see evaluation.json"]
+    return "\n".join(lines)

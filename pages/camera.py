@@ -7,14 +7,16 @@ The first is in pages/fonts.py, the next two are in pages/newspaper.py.
 The effects' ranges come from looking at photographed newspapers; docs/experiments.md says what each brought.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from digitnet_data import BOARD_SIDE, CROP_MARGINS, cut_cells, rectangle, rectify
-from pages.fonts import Font, draw_glyphs, pick_file
+from pages.fonts import Font, draw_glyphs, load_fonts, pick_file
 from pages.newspaper import BOARD, age_paper, chance, draw_board, edge_or_fold, noise_bank, part
+from pages.puzzles import draw_puzzle
 
 BOARD_SIZES = 230, 760  # a board's side in the photo, pixels
 CROP_MARGIN_RANGE = 0.0, 0.14  # some pages draw theirs from it; the others take one of CROP_MARGINS
@@ -158,3 +160,11 @@ def take_photo(puzzle: str, fonts: tuple[Font, ...], rng: np.random.Generator) -
 def cut_photo(photo: Photo) -> np.ndarray:
     """The photo's 81 cells as a client would cut them, uint8 [81, 28, 28]."""
     return cut_cells(rectify(photo.view, photo.cut_corners, BOARD_SIDE), photo.crop_margin)
+
+
+def draw_photos(number: int) -> Iterator[tuple[str, Photo]]:
+    """Yield different puzzles, each with its photo, in fonts and on pages that training never sees; for checks."""
+    for i in range(number):
+        rng = np.random.default_rng([0, 2, i])  # as 02_PrepareData.py seeds its pages, which have 0 or 1 for the 2
+        puzzle = draw_puzzle(rng)
+        yield puzzle, take_photo(puzzle, load_fonts("val"), rng)

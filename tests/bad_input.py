@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from pages.puzzles import draw_puzzle
 
 TRAIN = ["03_Training.py", "--epochs", "1", "--threads", "1", "--train-only"]
-PARITY = ["04_Parity.py", "--real", "real"]
+PARITY = ["04_Parity.py"]
 GOLDEN = ["04_Parity.py", "--golden", "artifacts/golden.npz"]
 EVALUATE = ["05_Evaluate.py", "--real", "real"]
 PREPARE = ["02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1"]
@@ -185,7 +185,7 @@ CASES = {
         lambda: os.unlink("artifacts/golden.npz"), GOLDEN, 1, "no golden vectors artifacts/golden.npz"),
     "golden vectors truncated": (cut("artifacts/golden.npz", 9000), GOLDEN, 1, "holds no golden vectors"),
     "golden asked both ways": (nothing, [*GOLDEN, "--write-golden", "x"], 2, "give one of them"),
-    "no photos": (nothing, ["04_Parity.py", "--real", "phtos"], 1, "no real boards in phtos"),
+    "no real boards": (nothing, ["05_Evaluate.py", "--real", "phtos"], 1, "no folder phtos: name one that holds"),
     # puzzles
     "no puzzles": (nothing, [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, "mine.txt"),
     **{f"puzzles {name}": (write("mine.txt", content), [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, words)

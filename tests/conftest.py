@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import pytest
 from filelock import FileLock  # torch brings it
 
@@ -60,14 +61,21 @@ def make(folder: Path, *arguments: str) -> Result:
     return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
 
 
-def copy_boards(folder: Path, number: int) -> None:
-    """The first of the real boards, with their labels, in a folder of their own."""
-    real = ROOT / "data" / "real"
-    (folder / "boards").mkdir(parents=True)
-    head, *rows = (real / "labels.csv").read_text().splitlines(keepends=True)[: 1 + number]
-    (folder / "labels.csv").write_text("".join([head, *rows]))
-    for row in rows:
-        shutil.copy(real / "boards" / f"{row.partition(',')[0]}.jpg", folder / "boards")
+def draw_boards(folder: Path, number: int) -> None:
+    """Draw boards in photos of newspapers, whole and straightened, with labels and corners: they stand in for real."""
+    from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, rectify
+    from pages.camera import draw_photos
+
+    labels, photos = ["board,givens"], [",".join(["photo", "givens", *CORNER_COLUMNS, "turn", "kind"])]
+    for kind in ("boards", "photos"):
+        (folder / kind).mkdir(parents=True)
+    for i, (givens, photo) in enumerate(draw_photos(number), 1):
+        cv2.imwrite(str(folder / "boards" / f"image{i}.jpg"), rectify(photo.view, photo.corners, BOARD_SIDE))
+        cv2.imwrite(str(folder / "photos" / f"image{i}.jpg"), photo.view)
+        labels.append(f"image{i},{givens}")
+        photos.append(",".join(map(str, [f"image{i}", givens, *photo.corners.ravel(), 0, "newspaper; drawn"])))
+    (folder / "labels.csv").write_text("\n".join(labels) + "\n")
+    (folder / "photos" / "photos.csv").write_text("\n".join(photos) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +100,7 @@ def built(once: Callable[..., Chain]) -> Chain:
     """The whole chain, built once. Tests that change files take `chain`, a copy."""
 
     def build(folder: Path) -> Result:
-        copy_boards(folder / "real", 2)
+        draw_boards(folder / "real", 2)
         return make(folder)
 
     return once("chain", build)

@@ -2,7 +2,7 @@
 
 - MAKEFLAGS gives the Makefile settings (TINY) as a command line would; what a command of the README sets still wins.
   A script called without make gets the same by SCRIPT_TINY.
-- Ten of the real boards are left.
+- A few drawn boards stand in data/real.
 - `.venv` of the copy holds a `python` that adds these options and then runs this interpreter.
 """
 
@@ -13,7 +13,7 @@ import sys
 import venv
 from pathlib import Path
 
-from conftest import ROOT, WITHOUT_MAKE
+from conftest import ROOT, WITHOUT_MAKE, draw_boards
 
 TINY = "TRAIN=4 VAL=2 EPOCHS=1 BATCH=64 THREADS=1"
 SCRIPT_TINY = {"02_PrepareData.py": "--train 4 --val 2", "03_Training.py": "--epochs 1 --batch-size 64 --threads 1"}
@@ -37,9 +37,7 @@ class Copy:
         self.folder = folder
         made = shutil.ignore_patterns(".git", ".venv", "artifacts", "build", "__pycache__", ".*_cache", "data")
         shutil.copytree(ROOT, folder, ignore=made)
-        shutil.copytree(ROOT / "data" / "real", folder / "data" / "real")
-        labels = folder / "data" / "real" / "labels.csv"
-        labels.write_text("".join(labels.read_text().splitlines(keepends=True)[:11]))
+        draw_boards(folder / "data" / "real", 3)
         venv.create(folder / ".venv")
         client = folder / ".venv" / "client.py"
         client.write_text(CLIENT.format(python=sys.executable, tiny=SCRIPT_TINY))

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import pytest
 from bad_input import CASES, ONNX
-from conftest import COUNTS, ROOT, copy_boards, run
+from conftest import COUNTS, ROOT, draw_boards, run
 
 BAR = re.compile(r"[\w /]+: +\d+%\|")  # tqdm's
 
 
 @pytest.fixture(scope="module")
 def sound(built, tmp_path_factory):
-    """A folder in which nothing is wrong yet: two small pages, a trained model, a real board."""
+    """A folder in which nothing is wrong yet: two small pages, a trained model, a board."""
     folder = tmp_path_factory.mktemp("sound")
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -30,7 +30,7 @@ def sound(built, tmp_path_factory):
             path = folder / "data" / split / str(label) / f"000000_clean_{label:02d}.png"
             cv2.imwrite(str(path), rng.integers(0, 256, (28, 28), np.uint8))
     shutil.copytree(built.out, folder / "artifacts", ignore=shutil.ignore_patterns(".*", "*.png"))
-    copy_boards(folder / "real", 1)
+    draw_boards(folder / "real", 1)
     return folder
 
 
@@ -124,7 +124,8 @@ def copy_product(folder):
     """The Makefile and what it runs, in a folder of a reader's own."""
     for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
         shutil.copy(path, folder)
-    shutil.copytree(ROOT / "pages", folder / "pages", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pages", "reading"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 MAKE_CASES = {

@@ -17,6 +17,7 @@ EVALUATION = {
     "evaluation.json",
     "learning_curve.png",
     "misread_cells.png",
+    "misread_photos.png",
     "training_cells.png",
 }
 ARTIFACTS = sorted(
@@ -94,7 +95,9 @@ def imports(path, inner=True):
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if inner else tree.body
     names = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    found = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith(("digitnet_", "pages."))}
+    found = {
+        ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith(("digitnet_", "pages.", "reading."))
+    }
     return found.union(*(imports(module, inner=False) for module in found))
 
 

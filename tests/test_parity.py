@@ -19,7 +19,7 @@ from digitnet_parity import Limits, Reference, compute_reference, edge_inputs
 
 def check(chain, *options):
     files = ("--onnx", chain.out / "sudoku_digitnet.onnx", "--weights", chain.out / "digitnet_best.pth")
-    return script("04_Parity.py", *files, "--data", chain.data, "--real", chain.folder / "real", *options)
+    return script("04_Parity.py", *files, "--data", chain.data, *options)
 
 
 def test_exported_file_keeps_the_whole_contract(built):
@@ -62,12 +62,12 @@ def test_parity_passes_and_reports(built):
     assert report["passed"] and report["failures"] == [] and report["weights"] == 5130
     cells = {name: result["cells"] for name, result in report["measured"].items()}
     batches = {f"random batch of {n}": n for n in (1, 2, 3, 81, 119, 512)}
-    real = {f"real cells cut {margin}%": 2 * 81 for margin in (0, 6, 12)}
-    assert cells == {**batches, "edge inputs": 32, "validation cells": 3 * 2 * 81, **real}
+    drawn = {f"newspaper cells {margin}%": 24 * 81 for margin in (0, 6, 12)}
+    assert cells == {**batches, "edge inputs": 32, "validation cells": 3 * 2 * 81, **drawn}
     for name, result in report["measured"].items():
         assert result["mae"] < 1e-4 and result["max_abs"] < 1e-3
         assert all(0 < error < 1e-3 for error in result["max_error_to_float64"].values())
-        if name in real or name == "validation cells":
+        if name in drawn or name == "validation cells":
             assert result["different_class"] == result["different_blank"] == 0 < result["smallest_margin"]
             assert result["pytorch"] == result["onnx"] and result["onnx"]["cells"] == result["cells"]
     run = report["run"]

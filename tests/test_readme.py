@@ -17,6 +17,7 @@ PAGES = ("README.md", "docs/performance.md", "docs/quantization.md", "docs/troub
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 NOT_RUN = {
     r"make (test|test-all)$": "are what runs this test",
+    r"git clone |make real ": "need the public data set, of which tests/test_real.py draws a small likeness",
     r"make TORCH_INDEX=|pip install ": "installs packages from the network, as `make` itself does for the tests",
 }
 SLOW = r"make bench|\S+/python bench/"
@@ -107,7 +108,8 @@ def test_every_command_runs(copy: Copy, request: pytest.FixtureRequest, count):
         if command in FAILS:
             assert result.returncode and FAILS[command] in result.stderr, printed
         else:
-            assert result.returncode == 0, printed
+            doubts = (3,) if "06_ReadBoard.py" in command else ()  # after so little training
+            assert result.returncode in (0, *doubts), printed
         if "06_ReadBoard.py" in command:
             assert re.search(r"^\d+ digits: \d{81}$", result.stdout, re.MULTILINE), printed
     count(f"README: {len(run)} of {len(listed)} commands run")

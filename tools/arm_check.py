@@ -133,7 +133,7 @@ def emulate_cpu(cpu: str, python: Path, folder: Path, args: argparse.Namespace) 
     folder.mkdir()
     below = os.path.relpath(folder, ROOT)  # make runs there, and a path in the repository has no spaces then
     make = ["make", f"PYTHON={os.path.relpath(python, ROOT)}", f"PROFILE={args.profile}", f"DATA={below}/data"]
-    make += [f"OUT={below}/out", *TINY]
+    make += [f"OUT={below}/out", f"REAL={below}", *TINY]  # no real boards lie there: they would take hours
     commands = {
         "control": ["tools/arm_control.py"],
         "import": ["tools/arm_import.py"],

@@ -1,0 +1,166 @@
+"""Real boards and photos from a clone of the public data set, here a tiny one in its form, drawn by our generator."""
+
+import csv
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, run, script
+from PIL import Image
+
+from digitnet_data import CORNER_COLUMNS, load_boards, read_photos, rectify
+from pages.camera import draw_photos
+
+ROTATE = {1: None, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # how EXIF's value is undone when saved
+# name: (EXIF's orientation, quarter turns of the board, factor of size)
+PHOTOS = {"image1": (1, 0, 1), "image2": (6, 0, 1), "image3": (8, 0, 3), "image1031": (1, 1, 1), "image1083": (1, 2, 1)}
+
+
+def save(path, view, orientation):
+    """Save a photo so that only those who obey its EXIF see it upright."""
+    image = Image.fromarray(view).convert("RGB")
+    image = image if ROTATE[orientation] is None else image.transpose(ROTATE[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, quality=95, exif=exif)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """The clone: five good photos, a twin, one without corners, one with other digits; a photo of the test part."""
+    folder = tmp_path_factory.mktemp("data") / "clone"
+    for name in ("images", "datasets"):
+        (folder / name).mkdir(parents=True)
+    outlines, truth = [], {}
+    names = [*PHOTOS, "image28", "image103", "image4", "image5"]
+    drawn = list(draw_photos(len(names)))
+    for name, (givens, photo) in zip(names, drawn, strict=True):
+        orientation, turn, factor = PHOTOS.get(name, (1, 0, 1))
+        view = cv2.resize(photo.view, None, fx=factor, fy=factor)
+        corners = factor * (photo.corners + 0.5) - 0.5
+        side = len(view)
+        for _ in range(turn):  # a quarter turn clockwise; the outline starts at the picture's top left all the same
+            view = np.ascontiguousarray(np.rot90(view, -1))
+            corners = np.stack([side - 1 - corners[:, 1], corners[:, 0]], axis=1)
+        outline = np.roll(corners, turn, axis=0)
+        save(folder / "images" / f"{name}.jpg", view, orientation)
+        truth[name] = givens, corners, view
+        if name == "image4":  # as if the board had been turned
+            givens = "".join(np.rot90(np.array([*givens]).reshape(9, 9)).ravel())
+        rows = "\n".join(" ".join(givens[i : i + 9]) for i in range(0, 81, 9))
+        (folder / "images" / f"{name}.dat").write_text(f"a phone\n{side}x{side}:24 JPG\n{rows}\n")
+        if name != "image103":
+            outlines.append([f"./images/{name}.jpg", *outline.ravel().round(2)])
+    with (folder / "outlines_sorted.csv").open("w", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
+        writer.writerows([["filepath", *(f"p{i}_{axis}" for i in range(1, 5) for axis in "xy")], *outlines])
+    for part, of in (("train", names[:-1]), ("test", names[-1:])):
+        (folder / "datasets" / f"v2_{part}.desc").write_text("".join(f"images/{name}.jpg\n" for name in of))
+    return folder, truth
+
+
+@pytest.fixture(scope="module")
+def real(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "out"
+    result = script("tools/real.py", dataset[0], "--out", folder)
+    assert result.code == 0, result.err
+    return folder, result
+
+
+def test_photos_come_upright_with_their_digits_corners_and_turns(dataset, real):
+    folder, result = real
+    assert result.out == f"5 boards and photos in {folder}; left out: image28, image103, image4\n"
+    photos = {photo.file.removesuffix(".jpg"): photo for photo in read_photos(folder / "photos" / "photos.csv")}
+    assert list(photos) == list(PHOTOS)
+    for name, photo in photos.items():
+        givens, corners, view = dataset[1][name]
+        image = cv2.imread(str(folder / "photos" / f"{name}.jpg"), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+        scale = min(1, 1000 / len(view))
+        assert (photo.givens, photo.turn, photo.kind) == (givens, 90 * PHOTOS[name][1], "newspaper")
+        assert len(image) == round(scale * len(view)) <= 1000
+        assert np.abs(photo.corners - scale * corners).max() < 1
+        assert np.abs(image - cv2.resize(view, image.shape[::-1], interpolation=cv2.INTER_AREA).astype(int)).mean() < 4
+    assert max(len(view) for _, _, view in dataset[1].values()) > 1000  # one had to be shrunk
+    with (folder / "photos" / "photos.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert list(row) == ["photo", "givens", *CORNER_COLUMNS, "turn", "kind", "source", "licence"]
+    assert (row["source"], row["licence"]) == ("github:wichtounet/sudoku_dataset:images/image1.jpg", "CC-BY-4.0")
+    assert "CC-BY-4.0" in (folder / "README.md").read_text()
+
+
+def test_boards_are_straightened_upright_with_their_digits(dataset, real):
+    cells = load_boards(real[0], 0)
+    assert cells.pixels.shape == (5 * 81, 28, 28)
+    for i, name in enumerate(PHOTOS):
+        givens, corners, view = dataset[1][name]
+        assert "".join(map(str, cells.labels[81 * i : 81 * i + 81])) == givens
+        board = cv2.imread(str(real[0] / "boards" / f"{name}.jpg"), cv2.IMREAD_UNCHANGED)
+        assert board.shape == (450, 450) and np.abs(rectify(view, corners, 450) - board.astype(int)).mean() < 4
+
+
+def test_the_other_part_and_nothing_is_overwritten(dataset, tmp_path, snapshot):
+    out = tmp_path / "data" / "real"
+    result = script("tools/real.py", dataset[0], "--part", "test", "--out", out)
+    assert result.code == 0 and result.out == f"1 boards and photos in {out}\n"
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "boards", "labels.csv", "photos"]
+    assert [path.name for path in (out / "boards").iterdir()] == ["image5.jpg"]
+    before = snapshot(tmp_path)
+    result = script("tools/real.py", dataset[0], "--out", out)
+    assert result.code == 1 and f"{out} is there already: remove it" in result.err
+    assert snapshot(tmp_path) == before
+
+
+DAMAGE = {
+    "no folder": (lambda clone: shutil.rmtree(clone), "cannot read {}/datasets/v2_train.desc: give a whole clone of"),
+    "no corners": (lambda clone: (clone / "outlines_sorted.csv").unlink(), "cannot read {}/outlines_sorted.csv: give"),
+    "no such corners": (
+        lambda clone: (clone / "outlines_sorted.csv").write_text("filepath\n./images/image1.jpg,1,2,3\n"),
+        "{}/outlines_sorted.csv is not a list of photos with four corners each",
+    ),
+    "an empty table": (
+        lambda clone: (clone / "outlines_sorted.csv").write_text(""), "{}/outlines_sorted.csv is not a list of photos"),
+    "no photo": (
+        lambda clone: (clone / "images/image1.jpg").unlink(), "No such file or directory: {}/images/image1.jpg"),
+    "a broken photo": (
+        lambda clone: (clone / "images/image1.jpg").write_bytes(b"\xff\xd8"),
+        "{}/images/image1.jpg is not a readable image",
+    ),
+    "no digits": (lambda clone: (clone / "images/image1.dat").unlink(), "cannot read {}/images/image1.dat"),
+    "too few digits": (
+        lambda clone: (clone / "images/image1.dat").write_text("a phone\n640x480\n1 2 3\n"),
+        "{}/images/image1.dat does not end in 9 rows of 9 digits",
+    ),
+    "digits as bytes": (
+        lambda clone: (clone / "images/image1.dat").write_bytes(b"\xff\xfe"), "cannot read {}/images/image1.dat"),
+    "no list": (lambda clone: (clone / "datasets/v2_train.desc").write_text(""), "{} has no photo with digits and"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_folder_that_is_no_clone_is_reported_in_one_line(dataset, tmp_path, name):
+    clone = shutil.copytree(dataset[0], tmp_path / "clone")
+    DAMAGE[name][0](clone)
+    result = script("tools/real.py", clone, "--out", tmp_path / "out")
+    assert result.code == 1 and DAMAGE[name][1].format(clone) in result.err and result.err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"clone"}  # nothing is left over
+
+
+def test_make_real_asks_for_the_clone_and_make_clean_keeps_what_it_makes(dataset, tmp_path, snapshot):
+    for path in ("Makefile", "digitnet_cli.py", "digitnet_data.py", "tools/real.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    result = run("make", "real", "VENV=", cwd=tmp_path)
+    assert result.code == 2 and "make real DATASET=" in result.err and not (tmp_path / "data").exists()
+    result = run("make", "real", f"DATASET={dataset[0]}", f"PYTHON={sys.executable}", cwd=tmp_path)
+    assert result.code == 0, result.err
+    made = snapshot(tmp_path / "data" / "real")
+    assert len(made) == 5 + 5 + 3
+    for profile in ("tutorial", "photo"):
+        data = tmp_path / ("data" if profile == "tutorial" else "data/photo")
+        (data / "train").mkdir(parents=True)
+        (data / ".made-by-02_PrepareData.py").touch()
+        assert run("make", "clean", f"PROFILE={profile}", cwd=tmp_path).code == 0
+        assert not (data / "train").exists()
+    assert snapshot(tmp_path / "data" / "real") == made
