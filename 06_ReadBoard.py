@@ -131,7 +131,7 @@ def as_json(photo: Path, reading: Reading, solve: bool) -> str:
     def place(cell: int) -> list[int]:
         return [cell // 9 + 1, cell % 9 + 1]
 
-    content = {
+    content: dict = {
         "photo": str(photo),
         "verdict": reading.verdict,
         "reasons": [{"text": r.text, "cells": [place(cell) for cell in r.cells]} for r in reading.reasons],
