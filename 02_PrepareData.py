@@ -4,16 +4,19 @@
 data/{train,val}/0..9/000000_clean_00.png   cells: puzzle, page, 9 * row + column
 data/grids/{train,val}/000000_clean.png     pages: a clean print and a camera's view of it
 data/grids/{train,val}.csv                  each page's givens and the grid's corners in pixels
+data/calibration/0..9/000000_cam_00.png     newspapers' cells in fonts that are not in train: 03_Training.py sets the
+                                            scale of the logits by them
 
 Puzzles have exactly one solution; no puzzle is both in train and in val. The same seed gives the same
 bytes, whatever the number of workers.
 
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
-cut off each side (as its grid processor does).
+cut off each side (as its grid processor does). After them, train has two photos of newspapers per puzzle, each cut
+twice, without most effects of pages/effects.py; val is the tutorial's pages alone.
 --style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
-Keeps the pages of the first 100 training puzzles and of all validation puzzles.
+Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
 """
 
 import argparse
@@ -25,8 +28,14 @@ from digitnet_cli import argument_parser, available_cpus, non_negative_int, posi
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 TUTORIAL_CROP_MARGINS = (0.0, 0.12)  # in turn; whole cells are cut from the page's own size, the others from BOARD_SIDE
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
+NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
+CUTS = 2  # of each such photo: other corners and crop margins, as two clients have
+CALIBRATION_BOARDS = 100  # at most, and at most one per puzzle for training
 MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)  # of photo pages
 TRAIN_PAGES_KEPT = 100
+# Families of effects on photo pages, see pages/effects.py (named here, too, so that --help needs no package).
+FAMILIES = ("ghosts", "marks", "notes", "numbers", "stains", "tints", "small", "hand", "dark", "bends", "corners")
+SPLITS = ("train", "val", "calibration")
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     add("--val", type=positive_int, metavar="N", help="puzzles for validation (100; photo: 250)")
     add("--puzzles", type=Path, metavar="FILE", help="own puzzles, 81 characters a line, 0 or . blank")
     add("--seed", type=non_negative_int, default=0, help="of puzzles and camera; same seed, same bytes")
+    add("--without", nargs="+", choices=FAMILIES, default=[], metavar="EFFECT", help=f"photo: {', '.join(FAMILIES)}")
     add("--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes")
     args = parser.parse_args()
     if max(args.train or 0, args.val or 0) > 999_999:
@@ -61,6 +71,7 @@ import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -68,10 +79,19 @@ from tqdm import tqdm
 
 from digitnet_cli import UserError, describe_run, run_script, write_json
 from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, MARKER, PREPARED, cut_cells, rectify
-from pages.camera import cut_photo, take_photo
-from pages.fonts import load_fonts
+from pages.camera import Photo, aim, cut_photo, take_photo
+from pages.fonts import load_fonts, load_hands
 from pages.puzzles import draw_puzzle, read_puzzles, vary_puzzle
 from pages.tutorial import FACES, STEP, draw_page, photograph
+
+
+class Task(NamedTuple):
+    """A puzzle to draw: its tutorial's pages if `without` is None, else a photo without these families of effects."""
+
+    split: str
+    numbers: tuple[int, ...]  # in its split; a photo's cells are cut anew for each
+    puzzle: str
+    without: frozenset[str] | None
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -79,9 +99,9 @@ def write_image(path: Path, image: np.ndarray) -> None:
         raise UserError(f"cannot write {path}: is the disk full, or the folder read-only?")
 
 
-def make_pages(task: tuple[str, int, str], seed: int, out: Path) -> list[list]:
+def make_pages(task: Task, seed: int, out: Path) -> list[list]:
     """Draw a puzzle's two pages and their cells into `out`; return the two rows of the split's CSV."""
-    split, number, puzzle = task
+    split, (number,), puzzle, _ = task
     page, corners = draw_page(puzzle, FACES[number // 2 % 2])
     view, view_corners = photograph(page, corners, np.random.default_rng([seed, split == "val", number]))
     rows = []
@@ -96,19 +116,45 @@ def make_pages(task: tuple[str, int, str], seed: int, out: Path) -> list[list]:
     return rows
 
 
-def make_photo(task: tuple[str, int, str], seed: int, out: Path) -> list[list]:
-    """Take a puzzle's photo and cut its cells into `out`; return the row of the split's CSV."""
-    split, number, puzzle = task
-    rng = np.random.default_rng([seed, split == "val", number])
+def make_photo(task: Task, seed: int, out: Path) -> list[list]:
+    """Take a puzzle's photo and cut its cells into `out`; return the rows of the split's CSV."""
+    split, numbers, puzzle, without = task
+    rng = np.random.default_rng([seed, SPLITS.index(split), numbers[0]])
     more = int(rng.integers(MORE_GIVENS[0], MORE_GIVENS[1] + 1)) if rng.random() < MORE_GIVENS_PROBABILITY else 0
     givens = vary_puzzle(puzzle, more, rng)
-    photo = take_photo(givens, load_fonts(split), rng)
-    name = f"{number:06d}_cam"
-    if split == "val" or number < TRAIN_PAGES_KEPT:
-        write_image(out / "grids" / split / f"{name}.png", photo.view)
-    for cell, pixels in enumerate(cut_photo(photo)):
-        write_image(out / split / givens[cell] / f"{name}_{cell:02d}.png", pixels)
-    return [[f"{name}.png", givens, *(f"{value:.2f}" for value in photo.corners.ravel())]]
+    fonts = "train" if split == "train" else "val"
+    photo = take_photo(givens, load_fonts(fonts), load_hands(fonts), rng, without or frozenset())
+    side = np.linalg.norm(photo.corners[1] - photo.corners[0])
+    rows = []
+    for number in numbers:
+        name = f"{number:06d}_cam"
+        if split == "val" or (split == "train" and number < TRAIN_PAGES_KEPT):
+            write_image(out / "grids" / split / f"{name}.png", photo.view)
+        for cell, pixels in enumerate(cut_photo(photo)):
+            write_image(out / split / givens[cell] / f"{name}_{cell:02d}.png", pixels)
+        rows.append([f"{name}.png", givens, *(f"{value:.2f}" for value in photo.corners.ravel())])
+        photo = Photo(photo.view, photo.corners, *aim(photo.corners, side, rng))  # for the next number
+    return rows
+
+
+def make(task: Task, seed: int, out: Path) -> list[list]:
+    """Draw a task's pages and cells into `out`; return the rows of the split's CSV."""
+    return make_pages(task, seed, out) if task.without is None else make_photo(task, seed, out)
+
+
+def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
+    """List what is drawn: the style's own pages, newspapers beside the tutorial's, calibration boards."""
+    boards = BOARDS_PER_PUZZLE[args.style]
+    for_train = math.ceil(args.train / boards)
+    own = None if args.style == "tutorial" else frozenset(args.without)
+    clean = frozenset(FAMILIES) - {"corners", "small"}  # both are found in newspapers, too
+    tasks = [Task("train", (number,), puzzles[number // boards], own) for number in range(args.train)]
+    tasks += [Task("val", (number,), puzzles[for_train + number // boards], own) for number in range(args.val)]
+    for i in range(args.train * NEWSPAPERS[args.style]):
+        numbers = tuple(args.train + CUTS * i + cut for cut in range(CUTS))
+        tasks.append(Task("train", numbers, puzzles[i % for_train], clean))
+    calibration = range(min(args.train, CALIBRATION_BOARDS))
+    return tasks + [Task("calibration", (number,), puzzles[number % for_train], clean) for number in calibration]
 
 
 def numbered_puzzle(number: int, seed: int) -> str:
@@ -142,30 +188,29 @@ def choose_puzzles(args: argparse.Namespace, needed: int, pool: ProcessPoolExecu
 
 def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
     """Draw everything into the folder `new`; return the number of cells per split and class."""
-    for split in ("train", "val"):
-        (new / "grids" / split).mkdir(parents=True)
+    for split in SPLITS:
         for label in range(10):
             (new / split / str(label)).mkdir(parents=True)
-    boards = BOARDS_PER_PUZZLE[args.style]
-    for_train, for_val = math.ceil(args.train / boards), math.ceil(args.val / boards)
-    make = make_photo if args.style == "photo" else make_pages
+    for split in ("train", "val"):
+        (new / "grids" / split).mkdir(parents=True)
+    needed = sum(math.ceil(boards / BOARDS_PER_PUZZLE[args.style]) for boards in (args.train, args.val))
     pool = ProcessPoolExecutor(args.workers, initializer=set_up_worker)
     try:
-        puzzles = choose_puzzles(args, for_train + for_val, pool)
-        tasks = [("train", number, puzzles[number // boards]) for number in range(args.train)]
-        tasks += [("val", number, puzzles[for_train + number // boards]) for number in range(args.val)]
+        puzzles = choose_puzzles(args, needed, pool)
+        tasks = plan(args, puzzles)
         pages = pool.map(partial(make, seed=args.seed, out=new), tasks, chunksize=4)
         rows = list(tqdm(pages, "draw pages", unit=" boards", total=len(tasks), mininterval=0.5))
     finally:
         pool.shutdown(cancel_futures=True)
 
-    counts = {f"{split}/{label}": 0 for split in ("train", "val") for label in range(10)}
-    for split in ("train", "val"):
-        made = [row for task, of_puzzle in zip(tasks, rows, strict=True) if task[0] == split for row in of_puzzle]
-        with (new / "grids" / f"{split}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["page", "givens", *CORNER_COLUMNS])
-            writer.writerows(made)
+    counts = {f"{split}/{label}": 0 for split in SPLITS for label in range(10)}
+    for split in SPLITS:
+        made = [row for task, of_puzzle in zip(tasks, rows, strict=True) if task.split == split for row in of_puzzle]
+        if split != "calibration":
+            with (new / "grids" / f"{split}.csv").open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["page", "givens", *CORNER_COLUMNS])
+                writer.writerows(made)
         for _, givens, *_ in made:
             for label in givens:
                 counts[f"{split}/{label}"] += 1
@@ -180,7 +225,7 @@ def swap_in(new: Path, old: Path, out: Path, report: dict) -> None:
     (out / MARKER).touch()
     (out / PREPARED).unlink(missing_ok=True)
     old.mkdir()
-    for part in ("train", "val", "grids"):
+    for part in (*SPLITS, "grids"):
         if (out / part).exists():
             (out / part).rename(old / part)
         (new / part).rename(out / part)
@@ -192,7 +237,7 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
 
     Raises UserError if the folder holds data that were not made by this script.
     """
-    foreign = [args.out / part for part in ("train", "val", "grids") if (args.out / part).exists()]
+    foreign = [args.out / part for part in (*SPLITS, "grids") if (args.out / part).exists()]
     if foreign and not (args.out / MARKER).exists():
         raise UserError(
             f"{foreign[0]} was not made by this script: it is used as it is and never overwritten; "
@@ -200,9 +245,7 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
         )
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     report: dict = {"settings": settings}
-    if args.style == "photo":
-        families = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}
-        report["fonts"] = families
+    report["fonts"] = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}
     args.out.mkdir(parents=True, exist_ok=True)
     # Named by process: what a killed run's workers still write must not get among this one's files.
     new, old = (args.out / f".{name}.{os.getpid()}" for name in ("new", "old"))

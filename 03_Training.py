@@ -35,6 +35,8 @@ class Recipe(NamedTuple):
     label_smoothing: float  # keeps the logits small: with s, the target's probability is 1 - 0.9 s
     blank_fraction: float  # of the cells shown; the digits share the rest equally
     warmup_fraction: float  # of the steps, in which the learning rate rises
+    weight_decay: float  # AdamW's
+    dropout: float  # of what the last layer sees
     augmentation: dict[str, float]  # see draw_augmentation
 
 
@@ -43,27 +45,30 @@ RECIPES = {
     # The augmentation moves and zooms further than the tutorial's (0.02 and 0.05), because cells that a grid
     # detector cuts at slightly wrong corners look like that.
     "digitnet": Recipe(
-        epochs=10,
+        epochs=5,
         batch_size=256,
-        lr=5e-2,
-        label_smoothing=0.05,
+        lr=2e-2,
+        label_smoothing=0.0,
         blank_fraction=0.1,
         warmup_fraction=0.02,
+        weight_decay=1e-4,
+        dropout=0.0,
         augmentation=dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15),
     ),
-    # Photo pages are bent, blurred and cut at wrong corners already. Blanks are many, because their texture, folds
-    # and show-through are what is mistaken for digits.
+    # Photo pages are bent, blurred and cut at wrong corners already, so less is left to augment. Blanks are many,
+    # because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
         epochs=10,
         batch_size=256,
         lr=1e-2,
         label_smoothing=0.0,
-        blank_fraction=0.4,
+        blank_fraction=0.35,
         warmup_fraction=0.1,
-        augmentation=dict(degrees=5, translate=0.04, scale=0.08, blur_probability=0.0),
+        weight_decay=1e-2,
+        dropout=0.2,
+        augmentation=dict(degrees=6, translate=0.07, scale=0.15, blur_probability=0.1),
     ),
 }
-WEIGHT_DECAY = 1e-4
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
 MAX_THREADS = 4  # by default: a step has too little work for more; processes share it better (make NPROC=N)
 
@@ -120,10 +125,12 @@ from digitnet_training import (
     draw_augmentation,
     draw_epoch,
     evaluate,
-    faster_in_training,
     fingerprint,
+    fit_logit_scale,
+    for_training,
     read_checkpoint,
     save_weights,
+    scale_logits,
 )
 
 
@@ -135,10 +142,11 @@ def epoch_generator(args: argparse.Namespace, epoch: int) -> torch.Generator:
 def build(args: argparse.Namespace, cells: Cells) -> TrainState:
     """Return a network, initialised on a first batch of `cells`, with its optimizer, schedule and average."""
     torch.manual_seed(args.seed)
-    model = NETWORKS[args.model]().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+    model = for_training(NETWORKS[args.model](), args.dropout)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
     first = draw_epoch(torch.from_numpy(cells.labels), args.batch_size, args.blank_fraction, epoch_generator(args, 0))
     data_dependent_init(model, normalize(torch.from_numpy(cells.pixels[:, None])[first]))
-    return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, WEIGHT_DECAY, EMA_DECAY)
+    return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, args.weight_decay, EMA_DECAY)
 
 
 def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch: int, processes: Processes) -> float:
@@ -146,7 +154,7 @@ def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
     generator, share = epoch_generator(args, epoch), processes.share
     order = draw_epoch(labels, args.steps * args.batch_size, args.blank_fraction, generator)
-    model = processes.wrap(faster_in_training(state.model.train()))
+    model = processes.wrap(state.model.train())
     total = torch.zeros(())
     for batch in tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=processes.rank > 0):
         affine, blurred = draw_augmentation(args.batch_size, generator, **args.augmentation)
@@ -242,11 +250,29 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
         return
     best = best_epoch(history)
     print(f"Best val acc: {accuracy(best):.4f}\n  epoch {best['epoch']}: {describe_scores(best['val'])}")
-    report = {"settings": settings, "best_epoch": best["epoch"], "data": data, "epochs": history}
+    model = NETWORKS[args.model]()
+    model.load_state_dict(best_state)
+    scale = calibrate(model, args.data / "calibration")
+    report = {"settings": settings, "best_epoch": best["epoch"], "logit_scale": scale, "data": data, "epochs": history}
     write_json(args.out / "training.json", report | {"run": describe_run()})
-    save_weights(best_state, weights)  # last: make takes the weights as a sign that both files are there
+    save_weights(model.state_dict(), weights)  # last: make takes the weights as a sign that both files are there
     checkpoint.unlink(missing_ok=True)
     print(f"Saved: {weights}")
+
+
+def calibrate(model: torch.nn.Module, folder: Path) -> float:
+    """Scale the logits so that the cells in `folder` are likeliest; return the factor, 1 without such a folder.
+
+    They are drawn cells in fonts that training never saw: probabilities of cells like those of the training would be
+    too high. No real photo has a part in it.
+    """
+    if not folder.is_dir():
+        return 1.0
+    cells = load_cells(folder)
+    scale = fit_logit_scale(model, cells)
+    scale_logits(model, scale)
+    print(f"Logits scaled by {scale:.2f}: the best fit to {len(cells.labels):,} cells in fonts not trained on")
+    return scale
 
 
 def export_onnx(weights: Path, onnx_file: Path, seed: int) -> None:

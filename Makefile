@@ -211,7 +211,7 @@ clean:
 		$(addprefix $(OUT)/,misread_photos.png training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
 	@rmdir $(OUT) 2> /dev/null || true
 	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
-		(cd $(DATA) && set -x && rm -rf train val grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi
+		(cd $(DATA) && set -x && rm -rf train val calibration grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi
 
 ## help      this list
 SETTINGS = $(shell sed -n 's/^\#= \([A-Z_]*\) .*/\1/p' Makefile)

@@ -72,7 +72,7 @@ class DigitNetV2(nn.Module):
     def __init__(self, num_classes: int = 10):
         super().__init__()
         self.net = nn.Sequential(
-            Standardize(eps=0.14),  # the input's range is 2
+            Standardize(eps=0.2),  # the input's range is 2
             *block(1, 16, size=5, stride=2, padding=0),  # [N, 16, 12, 12]
             *block(16, 32, stride=2),  # [N, 32, 6, 6]
             *block(32, 48),

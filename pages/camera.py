@@ -1,9 +1,9 @@
 """Photo pages: printed boards as phones see them, and their cells as clients cut them; all from a random generator.
 
-    draw_glyphs -> draw_board -> age_paper -> photograph -> cut_photo
-    nine digits    a print       texture, ..   the view      81 cells
+    draw_glyphs -> draw_board -> effects -> age_paper -> photograph -> cut_photo
+    nine digits    a print       marks, ..     texture, ..   the view     81 cells
 
-The first is in pages/fonts.py, the next two are in pages/newspaper.py.
+The first is in pages/fonts.py, effects in pages/effects.py, draw_board and age_paper are in pages/newspaper.py.
 The effects' ranges come from looking at photographed newspapers; docs/experiments.md says what each brought.
 """
 
@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 
 from digitnet_data import BOARD_SIDE, CROP_MARGINS, cut_cells, rectangle, rectify
-from pages.fonts import Font, draw_glyphs, load_fonts, pick_file
-from pages.newspaper import BOARD, age_paper, chance, draw_board, edge_or_fold, noise_bank, part
+from pages import effects
+from pages.fonts import Font, draw_glyphs, load_fonts, load_hands, pick_file
+from pages.newspaper import BOARD, STEP, age_paper, chance, draw_board, edge_or_fold, noise_bank, part
+from pages.pens import Sheet, cells_of, some
 from pages.puzzles import draw_puzzle
 
 BOARD_SIZES = 230, 760  # a board's side in the photo, pixels
@@ -31,15 +33,21 @@ class Photo(NamedTuple):
     crop_margin: float  # cut off each side of a cell, as a fraction
 
 
-def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+def photograph(
+    page: np.ndarray,
+    corners: np.ndarray,
+    rng: np.random.Generator,
+    bends: np.random.Generator | None = None,
+    blur_scale: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray, float]:
     """A phone's photo of a page: uint8 [H, W], the grid's corners in it, float32 [4, 2], and the board's side."""
     side = np.exp(rng.uniform(*np.log(BOARD_SIZES)))
-    view, corners = take_view(page, corners, side, rng)
+    view, corners = take_view(page, corners, side, rng, bends)
     view *= light(view.shape[0], rng)
     white = rng.uniform(110, 250)
     fog = rng.uniform(0, 0.35) * rng.random()  # stray light lifts the blacks
     view = white * (view * (1 - fog) + fog * rng.uniform(0.85, 1.1))
-    view = blur(view, side, rng)
+    view = blur(view, blur_scale * side, rng)
     if chance(rng, 0.35):  # the camera's sharpening leaves halos
         soft = cv2.GaussianBlur(view, (0, 0), rng.uniform(0.8, 2.2))
         view += rng.uniform(0.3, 1.4) * (view - soft)
@@ -54,7 +62,7 @@ def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) 
 
 
 def take_view(
-    page: np.ndarray, corners: np.ndarray, side: float, rng: np.random.Generator
+    page: np.ndarray, corners: np.ndarray, side: float, rng: np.random.Generator, bends: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Perspective and bent paper: a square view, float32, with the board about `side` pixels wide, and its corners."""
     angle = np.deg2rad(rng.normal(0, 3.5))
@@ -70,12 +78,14 @@ def take_view(
     map_x = ((back[0, 0] * along + (back[0, 1] * along + back[0, 2])[:, None]) / depth).astype(np.float32)
     map_y = ((back[1, 0] * along + (back[1, 1] * along + back[1, 2])[:, None]) / depth).astype(np.float32)
     place = cv2.perspectiveTransform(corners[None], np.linalg.inv(back))[0]
+    bend = np.zeros((width, width, 2), np.float32)
+    if bends is not None:
+        bend += STEP * effects.curl(width, bends)
     if chance(rng, 0.6):
         points = int(rng.integers(3, 6))
-        bend: np.ndarray = rng.normal(0, BOARD * rng.choice([0.003, 0.006, 0.012]), (points, points, 2)).astype(
-            np.float32
-        )
-        bend = cv2.resize(bend, (width, width), interpolation=cv2.INTER_CUBIC)
+        uneven = rng.normal(0, BOARD * rng.choice([0.003, 0.006, 0.012]), (points, points, 2)).astype(np.float32)
+        bend += cv2.resize(uneven, (width, width), interpolation=cv2.INTER_CUBIC)
+    if bend.any():
         map_x += bend[..., 0]
         map_y += bend[..., 1]
         for _ in range(3):  # where a bent corner lies: the page's corner, less the bend there
@@ -97,7 +107,7 @@ def light(width: int, rng: np.random.Generator) -> np.ndarray:
     if chance(rng, 0.12):
         along = np.arange(width, dtype=np.float32)
         radius = width * rng.uniform(0.15, 0.5)
-        bell = [cv2.exp(-(((along - width * rng.random()) / radius) ** 2))[:, 0] for _ in range(2)]
+        bell = [cv2.exp(-(((along - width * rng.random()) / radius) ** 2)).ravel() for _ in range(2)]
         field *= 1 - rng.uniform(0.1, 0.5) * np.outer(*bell)
     return field
 
@@ -108,13 +118,7 @@ def blur(view: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
     sigma = min(abs(rng.normal(0, 1.8)), 3.6) * unit if chance(rng, 0.8) else 0
     if sigma > 0.25:
         if chance(rng, 0.6):  # a lens out of focus spreads a point to a disc, often with a bright rim
-            radius = 2 * sigma
-            reach = int(radius + 1)
-            y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-            far = np.hypot(x, y)
-            disc = np.clip(radius + 0.5 - far, 0, 1) * (1 + rng.uniform(0, 1.5) * (far / radius) ** 2)
-            disc = disc.astype(np.float32)
-            soft = cv2.filter2D(view, -1, disc / disc.sum(), borderType=cv2.BORDER_REPLICATE)
+            soft = defocus(view, 2 * sigma, rng.uniform(0, 1.5))
         else:
             soft = cv2.GaussianBlur(view, (0, 0), sigma)
         if chance(rng, 0.15):
@@ -126,6 +130,19 @@ def blur(view: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
     if chance(rng, 0.2):
         view = cv2.filter2D(view, -1, shake(rng.uniform(2, 9) * unit, rng), borderType=cv2.BORDER_REPLICATE)
     return view
+
+
+def defocus(view: np.ndarray, radius: float, rim: float) -> np.ndarray:
+    """Spread each point to a disc, brighter towards its rim; large discs are applied at half the size, for speed."""
+    height, width = view.shape
+    if radius > 4:
+        view, radius = cv2.resize(view, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), radius / 2
+    reach = int(radius + 1)
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    far = np.hypot(x, y)
+    disc = (np.clip(radius + 0.5 - far, 0, 1) * (1 + rim * (far / radius) ** 2)).astype(np.float32)
+    view = cv2.filter2D(view, -1, disc / disc.sum(), borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(view, (width, height), interpolation=cv2.INTER_LINEAR) if view.shape != (height, width) else view
 
 
 def shake(length: float, rng: np.random.Generator) -> np.ndarray:
@@ -143,18 +160,48 @@ def shake(length: float, rng: np.random.Generator) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def take_photo(puzzle: str, fonts: tuple[Font, ...], rng: np.random.Generator) -> Photo:
-    """A photo of `puzzle` (81 characters, 0 = blank), printed in one of `fonts`."""
-    page, corners = draw_board(puzzle, draw_glyphs(pick_file(fonts, rng), rng), rng)
-    view, corners, side = photograph(age_paper(page, rng), corners, rng)
+def take_photo(
+    puzzle: str,
+    fonts: tuple[Font, ...],
+    hands: tuple[Font, ...],
+    rng: np.random.Generator,
+    without: frozenset[str] = frozenset(),
+) -> Photo:
+    """A photo of `puzzle` (81 characters, 0 = blank), printed in one of `fonts`, perhaps written on in one of `hands`.
+
+    `without` names families of effects (effects.FAMILIES) that are left out; all else is as it would be with them.
+    """
+    chances = dict(zip(effects.FAMILIES, rng.spawn(len(effects.FAMILIES)), strict=True))  # a generator for each family
+    has = {name for name, own in chances.items() if chance(own, effects.PROBABILITIES[name])} - without
+    givens = cells_of(puzzle, blank=False)
+    written = some(givens, 0.05, 0.7, chances["hand"]) if "hand" in has else givens[:0]
+    printed = "".join("0" if cell in written else digit for cell, digit in enumerate(puzzle))
+    small = chances["small"] if "small" in has else None
+    page, corners, ink = draw_board(printed, draw_glyphs(pick_file(fonts, rng), rng), rng, small)
+    sheet = Sheet(page, puzzle, written, ink, fonts, hands)
+    for name, draw in effects.DRAWN.items():
+        if name in has:
+            draw(sheet, chances[name])
+    page = age_paper(page, rng)
+    steadiness = 0.5 if has & {"marks", "notes", "numbers"} else 1.0  # blurred, small digits look like a pale big one
+    view, corners, side = photograph(page, corners, rng, chances["bends"] if "bends" in has else None, steadiness)
     corners = corners.round(2)
+    return Photo(view, corners, *aim(corners, side, rng, chances["corners"] if "corners" in has else None))
+
+
+def aim(
+    corners: np.ndarray, side: float, rng: np.random.Generator, astray: np.random.Generator | None = None
+) -> tuple[np.ndarray, float]:
+    """Draw where a detector would say that the board's corners are, float32 [4, 2], and a client's crop margin.
+
+    With `astray` one corner is far off.
+    """
     outwards = (corners - corners.mean(axis=0)) * rng.uniform(-0.008, 0.034)  # the frame's outer edge, or beyond it
     error = rng.normal(0, 0.006 * side, (4, 2))
-    if chance(rng, 0.12):  # one corner is badly off
-        error[rng.integers(4)] += rng.normal(0, 0.025 * side, 2)
-    cut_corners = (corners + outwards + error).astype(np.float32)
+    if astray:
+        error[astray.integers(4)] += astray.normal(0, 0.032 * side, 2)
     crop_margin = rng.uniform(*CROP_MARGIN_RANGE) if chance(rng, 0.25) else rng.choice(CROP_MARGINS)
-    return Photo(view, corners, cut_corners, float(crop_margin))
+    return (corners + outwards + error).astype(np.float32), float(crop_margin)
 
 
 def cut_photo(photo: Photo) -> np.ndarray:
@@ -167,4 +214,4 @@ def draw_photos(number: int) -> Iterator[tuple[str, Photo]]:
     for i in range(number):
         rng = np.random.default_rng([0, 2, i])  # as 02_PrepareData.py seeds its pages, which have 0 or 1 for the 2
         puzzle = draw_puzzle(rng)
-        yield puzzle, take_photo(puzzle, load_fonts("val"), rng)
+        yield puzzle, take_photo(puzzle, load_fonts("val"), load_hands("val"), rng)

@@ -38,6 +38,18 @@ VAL_FONTS = {
     "fontpkg_barlow_semi_condensed": 1,
     "fontpkg_noto_serif": 1,
 }
+# Handwriting: answers and pencil marks.
+HANDS = {
+    "train": {
+        "fontpkg_caveat": 2,
+        "fontpkg_indie_flower": 1,
+        "fontpkg_shadows_into_light": 1,
+        "fontpkg_delius": 1,
+        "fontpkg_permanent_marker": 1,
+        "fontpkg_zeyada": 1,
+    },
+    "val": {"fontpkg_kalam": 1},
+}
 # Static files by what their names end in (other weights are left out); files with [axes] are variable fonts.
 STATIC = ("Regular", "Bold", "Italic", "BoldItalic", "Medium", "SemiBold", "Oblique", "BoldOblique")
 MATPLOTLIB = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
@@ -65,7 +77,9 @@ def font_files(package: str) -> tuple[str, ...]:
     if package == "matplotlib":
         return tuple(str(folder / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf") for name in MATPLOTLIB)
     files = sorted((folder / "files").glob("*.[ot]tf"))
-    return tuple(str(f) for f in files if f.stem.endswith("]") or f.stem.rpartition("-")[2] in STATIC)
+    return tuple(
+        str(f) for f in files if f.stem.endswith("]") or f.stem.rpartition("-")[2] in STATIC or "-" not in f.stem
+    )
 
 
 def family(name: str, files: tuple[str, ...] | list[str], often: float) -> Font:
@@ -78,6 +92,12 @@ def load_fonts(split: str) -> tuple[Font, ...]:
     """Return the fonts of the `train` or the `val` pages; no family is in both."""
     table = {"train": TRAIN_FONTS, "val": VAL_FONTS}[split]
     return tuple(family(package, font_files(package), often) for package, often in table.items())
+
+
+@cache
+def load_hands(split: str) -> tuple[Font, ...]:
+    """The handwriting of the `train` or the `val` pages; no face is in both."""
+    return tuple(family(package, font_files(package), often) for package, often in HANDS[split].items())
 
 
 def pick_file(fonts: tuple[Font, ...], rng: np.random.Generator) -> str:

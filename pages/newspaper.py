@@ -143,12 +143,17 @@ def draw_shades(rng: np.random.Generator) -> np.ndarray:
     return 1 - area * (1 - tone)
 
 
-def draw_board(puzzle: str, glyphs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A newspaper's print of `puzzle`: reflectance, float32 [PAGE, PAGE], and the grid's corners, float32 [4, 2]."""
+def draw_board(
+    puzzle: str, glyphs: np.ndarray, rng: np.random.Generator, small: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """A newspaper's print of `puzzle`: reflectance, float32 [PAGE, PAGE], the grid's corners, float32 [4, 2], and the
+    part of the light that its digits take away. With `small` its digits are, by this generator."""
     ink = rng.uniform(0.05, 0.35)
     taken = draw_grid(rng, ink)
 
     height = (0.40 + 0.40 * rng.beta(1, 1.7)) * STEP  # small ones are the most common
+    if small:
+        height = small.uniform(0.2, 0.4) * STEP
     stretch = rng.uniform(0.88, 1.1)
     width = height / glyphs.shape[1] * glyphs.shape[2] * stretch
     shrink = min(1, 0.82 * STEP / width)  # a wide face stays in its cell
@@ -180,7 +185,7 @@ def draw_board(puzzle: str, glyphs: np.ndarray, rng: np.random.Generator) -> tup
     page = 1 - taken
     if chance(rng, 0.22):
         page *= draw_shades(rng)
-    return page, rectangle(EDGE, EDGE, BOARD, BOARD)
+    return page, rectangle(EDGE, EDGE, BOARD, BOARD), digit_ink
 
 
 def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from conftest import script
 from digitnet_cli import UserError
 from digitnet_data import BOARD_SIDE, load_cells, read_pages, rectangle, rectify
 from pages.camera import CROP_MARGIN_RANGE, cut_photo, photograph, take_photo
-from pages.fonts import TRAIN_FONTS, VAL_FONTS, draw_glyphs, font_files, load_fonts
+from pages.fonts import TRAIN_FONTS, VAL_FONTS, draw_glyphs, font_files, load_fonts, load_hands
 from pages.newspaper import BOARD, EDGE, STEP, draw_board
 from pages.puzzles import draw_puzzle, solutions, vary_puzzle
 
@@ -30,7 +30,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(drawn, snapsh
     files = [snapshot(drawn / workers) for workers in ("1", "3")]
     fonts = [json.loads(found.pop("prepared.json"))["fonts"] for found in files]
     assert files[0] == files[1]
-    assert len(files[0]) == 10 * 82 + 3  # cells and pages, two CSV files, the marker
+    assert len(files[0]) == 10 * 82 + 6 * 81 + 3  # cells and pages, calibration cells, two CSV files, the marker
     assert fonts[0] == fonts[1] and not set(fonts[0]["train"]) & set(fonts[0]["val"])
 
 
@@ -67,7 +67,7 @@ def test_each_given_is_printed_in_its_cell_and_nothing_in_the_others(seed):
     marks = np.zeros((9, 90, 90), np.float32)
     for i in range(9):
         marks[i, 30 * (i // 3) : 30 * (i // 3) + 30, 30 * (i % 3) : 30 * (i % 3) + 30] = 1
-    page, corners = draw_board(puzzle, marks, rng)
+    page, corners, _ = draw_board(puzzle, marks, rng)
     assert np.allclose(corners, [(EDGE, EDGE), (EDGE + BOARD, EDGE), (EDGE + BOARD,) * 2, (EDGE, EDGE + BOARD)])
     places = {}
     for cell, digit in enumerate(puzzle):
@@ -108,7 +108,7 @@ def test_cells_are_cut_with_the_margin_drawn():
     fonts = load_fonts("val")
     margins = []
     for seed in range(12):
-        photo = take_photo("123456789" * 9, fonts, np.random.default_rng(seed))
+        photo = take_photo("123456789" * 9, fonts, load_hands("val"), np.random.default_rng(seed))
         assert photo.view.dtype == np.uint8 and CROP_MARGIN_RANGE[0] <= photo.crop_margin <= CROP_MARGIN_RANGE[1]
         inset = int(photo.crop_margin * 50)
         board = rectify(photo.view, photo.cut_corners, BOARD_SIDE)

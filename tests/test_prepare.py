@@ -39,13 +39,14 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, sna
     for name in files:
         assert files[name].pop("prepared.json")  # holds the date and the number of workers
     assert files["one"] == files["three"]
-    assert len(files["one"]) == 5 * 2 * 82 + 3  # cells, pages, two CSV files, the marker
+    # Cells and pages of 5 puzzles and of 6 newspapers cut twice, 3 boards for calibration, two CSV files, the marker.
+    assert len(files["one"]) == (5 * 2 + 6 * 2) * 82 + 3 * 81 + 3
 
     result = script("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one")
     assert result.code == 0, result.err
     other = snapshot(tmp_path / "one")
     assert other.keys() != files["one"].keys()  # other digits at other places
-    assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == 3 * 2 * 81  # replaced, not added to
+    assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == (3 * 2 + 6 * 2) * 81  # replaced, not added to
 
 
 def test_labels_places_and_framings_are_right(built):
@@ -54,8 +55,9 @@ def test_labels_places_and_framings_are_right(built):
         places = zip(cells.boards, cells.places, strict=True)
         found = dict(zip(places, zip(cells.labels, cells.pixels, strict=True), strict=True))
         pages = read_pages(built.data / "grids" / f"{split}.csv")
-        assert len(pages) == 2 * puzzles and len(found) == 2 * puzzles * 81
-        for page in pages:
+        newspapers = 4 * puzzles if split == "train" else 0  # after the tutorial's pages
+        assert len(pages) == 2 * puzzles + newspapers and len(found) == len(pages) * 81
+        for page in pages[: 2 * puzzles]:
             name = page.file.removesuffix(".png")
             image = cv2.imread(str(built.data / "grids" / split / page.file), cv2.IMREAD_UNCHANGED)
             whole = (int(name[:6]) + name.endswith("_cam")) % 2 == 0
@@ -75,7 +77,7 @@ def test_train_and_val_have_different_puzzles(built):
     train, val = (
         {page.givens for page in read_pages(built.data / "grids" / f"{split}.csv")} for split in ("train", "val")
     )
-    assert len(train) == 6 and len(val) == 3 and not train & val
+    assert len(train) == 6 + 12 and len(val) == 3 and not train & val  # newspapers vary the training puzzles
 
 
 def test_own_puzzles_are_used(tmp_path):
@@ -83,8 +85,24 @@ def test_own_puzzles_are_used(tmp_path):
     (tmp_path / "own.txt").write_text("\n".join(p.replace("0", ".") for p in own) + "\n\n" + own[0] + "\n")
     result = script("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
     assert result.code == 0, result.err
-    used = {page.givens for split in ("train", "val") for page in read_pages(tmp_path / f"data/grids/{split}.csv")}
-    assert used == set(own)
+    pages = {split: read_pages(tmp_path / "data" / "grids" / f"{split}.csv") for split in ("train", "val")}
+    assert {page.givens for page in [*pages["train"][:6], *pages["val"]]} == set(own)
+
+
+def test_newspapers_are_in_train_alone_and_show_its_own_puzzles(built):
+    cells = {split: load_cells(built.data / split) for split in ("train", "val", "calibration")}
+    assert set(cells["val"].boards) == {f"{n:06d}_{kind}" for n in range(3) for kind in ("clean", "cam")}
+    assert set(cells["calibration"].boards) == {f"{n:06d}_cam" for n in range(6)}
+    pages = read_pages(built.data / "grids" / "train.csv")
+    newspapers = [page for page in pages if int(page.file[:6]) >= 6]
+    assert len(newspapers) == 24 and all(page.file.endswith("_cam.png") for page in newspapers)
+    for page, again in zip(newspapers[::2], newspapers[1::2], strict=True):  # each photo is cut twice
+        assert page.givens == again.givens and (page.corners == again.corners).all()
+        cut, cut_again = (cells["train"].pixels[cells["train"].boards == p.file[:-4]] for p in (page, again))
+        assert cut.shape == cut_again.shape and (cut != cut_again).any()
+    for page in newspapers:
+        pixels = cells["train"].pixels[cells["train"].boards == page.file[:-4]]
+        assert len(pixels) == 81 and pixels.max() < 255  # a photo: no cell is as white as a clean print
 
 
 def test_data_of_others_are_never_overwritten(tmp_path, snapshot):

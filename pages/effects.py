@@ -1,0 +1,138 @@
+"""What is on a page besides its print: named families of effects, each of which can be left out.
+
+ghosts   the board on the reverse page (mirrored) or on the next one shows through, paler than the page's own ink
+marks    pencil marks: one to nine small digits in a cell, printed or by hand, now and then beside a big digit
+notes    crossed-out digits and marks
+numbers  small numbers in the corners of cells, with or without dashed cages
+stains   rings, blots and strokes of a pen
+tints    highlighted rows, columns, boxes and cells, discs behind digits
+small    digits below 0.4 of the cell, as programs print them that leave room for marks (pages/newspaper.py)
+hand     some of the digits are written by hand
+dark     light digits on dark paper
+bends    the page is curled: lines bow, digits leave the middle of their cells (pages/camera.py)
+corners  one corner is marked far off (pages/camera.py)
+
+Blank cells stay blank whatever stands in them: the label of a cell is its full-size digit.
+Every family has a random generator of its own, so leaving one out changes nothing else.
+"""
+
+import cv2
+import numpy as np
+
+from pages import marks
+from pages.newspaper import EDGE, PAGE, STEP, chance, draw_grid
+from pages.pens import Sheet, cells_of, disc, middle, pick_pen, some, stamp
+
+PROBABILITIES = {  # how often a page has each family
+    "ghosts": 0.3,
+    "marks": 0.3,
+    "notes": 0.03,
+    "numbers": 0.08,
+    "stains": 0.08,
+    "tints": 0.15,
+    "small": 0.12,
+    "hand": 0.15,
+    "dark": 0.1,
+    "bends": 0.25,
+    "corners": 0.22,
+}
+FAMILIES = tuple(PROBABILITIES)
+GHOST_INK, UPRIGHT_GHOST_INK = 0.45, 0.25  # at most, as a part of the page's own ink
+GHOST_MOST = 0.26  # at most, of the paper's light: a pale digit takes more
+
+
+def ghosts(sheet: Sheet, rng: np.random.Generator) -> None:
+    """Let another board show through: its digits and perhaps its lines, blurred, in cells or across them."""
+    layer = np.ones((PAGE, PAGE), np.float32)
+    pen = pick_pen(sheet.fonts, False, rng)
+    height = rng.uniform(0.38, 0.75) * STEP
+    digits = [pen.draw(digit, height, rng) for digit in range(1, 10)]
+    for cell in some(np.arange(81), 0.2, 1, rng):
+        stamp(layer, digits[rng.integers(9)], middle(cell), 1)
+    if chance(rng, 0.5):
+        layer *= 1 - draw_grid(rng, 0.0)
+    mirrored = chance(rng, 0.5)
+    shift = rng.normal(0, 0.07, 2) if chance(rng, 0.5) else rng.uniform(-0.5, 0.5, 2)
+    layer = np.roll(layer[:, ::-1] if mirrored else layer, (STEP * shift).round().astype(int), (0, 1))
+    taken = cv2.GaussianBlur(1 - layer, (0, 0), rng.uniform(0.6, 2.6))
+    most = min(GHOST_MOST, (GHOST_INK if mirrored else UPRIGHT_GHOST_INK) * sheet.ink)
+    sheet.page[...] *= 1 - rng.uniform(0.03, most) * taken
+
+
+def stains(sheet: Sheet, rng: np.random.Generator) -> None:
+    """Draw rings of cups, blots, and strokes of a pen longer than a cell."""
+    layer = np.zeros((PAGE, PAGE), np.float32)
+    kind = rng.integers(3)
+    for _ in range(rng.integers(1, 4) if kind == 0 else rng.integers(2, 14)):
+        at = rng.uniform(EDGE, PAGE - EDGE, 2)
+        if kind == 0:
+            size = rng.uniform(2, 8, 2).mean() * STEP * rng.uniform(0.9, 1.1, 2)
+            cv2.ellipse(layer, (tuple(at), tuple(size), rng.uniform(0, 180)), 1, int(rng.integers(2, 9)), cv2.LINE_AA)
+        elif kind == 1:
+            size = rng.uniform(0.1, 0.9) * STEP * rng.uniform(0.5, 1, 2)
+            cv2.ellipse(layer, (tuple(at), tuple(size), rng.uniform(0, 180)), rng.uniform(0.3, 1), -1, cv2.LINE_AA)
+        else:
+            turn = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.4, 8))
+            steps = rng.uniform(0.2, 0.6) * STEP * np.column_stack([np.cos(turn), np.sin(turn)])
+            line = (at + np.cumsum(steps, axis=0)).round().astype(np.int32)
+            cv2.polylines(layer, [line], False, 1, int(rng.integers(1, 4)), cv2.LINE_AA)
+    soft = rng.uniform(0.5, 1.2) if kind == 2 else rng.uniform(0.8, 5)
+    darkness = rng.uniform(0.3, 0.9) if kind == 2 else rng.uniform(0.08, 0.45)
+    sheet.page[...] *= 1 - darkness * cv2.GaussianBlur(layer, (0, 0), soft)
+
+
+def tints(sheet: Sheet, rng: np.random.Generator) -> None:
+    """Highlight cells: a row, a column and a box, cells here and there, or discs; a selected cell darker."""
+    chosen = np.zeros((9, 9), bool)
+    tone = rng.uniform(0.55, 0.95)
+    row, column = rng.integers(9, size=2)
+    kind = rng.integers(4)
+    if kind == 0:
+        chosen[row] = chosen[:, column] = True
+    elif kind == 1:
+        chosen[row // 3 * 3 : row // 3 * 3 + 3, column // 3 * 3 : column // 3 * 3 + 3] = True
+        chosen[row] = chance(rng, 0.7)
+    elif kind == 2:
+        chosen.flat[some(np.arange(81), 0.05, 0.7, rng)] = True
+    for cell in np.flatnonzero(chosen):
+        x, y = (middle(cell) - STEP / 2).astype(int)
+        sheet.page[y : y + STEP, x : x + STEP] *= tone
+    if kind == 3:
+        radius = rng.uniform(0.32, 0.48) * STEP
+        for cell in some(cells_of(sheet.givens, blank=False), 0.3, 1, rng):
+            disc(sheet.page, middle(cell), radius, tone)
+    if chance(rng, 0.5):  # the selected cell
+        cell = 9 * row + column
+        x, y = (middle(int(cell)) - STEP / 2).astype(int)
+        place = sheet.page[y : y + STEP, x : x + STEP]
+        place *= rng.uniform(0.5, 0.9)
+
+
+def dark(sheet: Sheet, rng: np.random.Generator) -> None:
+    """Turn light and dark around."""
+    low, high = rng.uniform(0.03, 0.3), rng.uniform(0.6, 1.0)
+    sheet.page[...] = low + (high - low) * (1 - sheet.page)
+
+
+def curl(width: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a curled page's displacements in parts of a cell, float32 [width, width, 2] (x, y); 0 at the corners."""
+    along = np.linspace(-1, 1, width, dtype=np.float32)
+    bow = np.clip(1 - along**2, 0, 1)
+    steady = 1 + rng.uniform(-1, 0.5) * (along + 1) / 2  # it may fade towards the far side
+    strong, weak = np.clip(rng.normal(0, 0.2), -0.4, 0.4), np.clip(rng.normal(0, 0.06), -0.2, 0.2)
+    if chance(rng, 0.5):
+        strong, weak = weak, strong
+    return np.dstack([strong * np.outer(bow, steady), weak * np.outer(steady, bow)]).astype(np.float32)
+
+
+# Those drawn on the printed page, in this order.
+DRAWN = {
+    "hand": marks.hand,
+    "numbers": marks.numbers,
+    "marks": marks.marks,
+    "notes": marks.notes,
+    "tints": tints,
+    "ghosts": ghosts,
+    "stains": stains,
+    "dark": dark,
+}

@@ -1,0 +1,124 @@
+"""Effects on photo pages: each can be left out by name, none makes a blank cell a digit, ghosts are paler than ink."""
+
+import numpy as np
+import pytest
+from conftest import ROOT, script
+
+from pages import effects, marks
+from pages.camera import take_photo
+from pages.fonts import HANDS, draw_glyphs, load_fonts, load_hands
+from pages.newspaper import EDGE, PAGE, STEP
+from pages.pens import Sheet, pick_pen
+from pages.pens import cells_of as board_cells
+from pages.puzzles import draw_puzzle
+
+PUZZLE = draw_puzzle(np.random.default_rng(5))
+
+
+def bare_sheet(written=(), ink=0.8):
+    page = np.ones((PAGE, PAGE), np.float32)
+    return Sheet(page, PUZZLE, np.array(written, int), ink, load_fonts("train"), load_hands("train"))
+
+
+def cells_of(page):
+    """The page's cells, [81, STEP, STEP]."""
+    board = page[EDGE : EDGE + 9 * STEP, EDGE : EDGE + 9 * STEP]
+    return board.reshape(9, STEP, 9, STEP).swapaxes(1, 2).reshape(81, STEP, STEP)
+
+
+def photo(without=frozenset()):
+    return take_photo(PUZZLE, load_fonts("train"), load_hands("train"), np.random.default_rng(3), without)
+
+
+@pytest.mark.parametrize("family", effects.FAMILIES)
+def test_each_family_can_be_left_out_and_changes_nothing_else(family, monkeypatch):
+    monkeypatch.setattr(effects, "PROBABILITIES", dict.fromkeys(effects.FAMILIES, 0))
+    bare = photo()
+    monkeypatch.setitem(effects.PROBABILITIES, family, 1)
+    shown, left_out = photo(), photo(without=frozenset({family}))
+    assert (left_out.view == bare.view).all() and (left_out.cut_corners == bare.cut_corners).all()
+    if family == "corners":
+        assert (np.abs(shown.cut_corners - bare.cut_corners).max(axis=1) > 1).sum() == 1
+    else:
+        assert shown.view.shape != bare.view.shape or np.abs(shown.view.astype(int) - bare.view).max() > 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ghosts_are_paler_than_the_pages_own_ink(seed):
+    for ink in (0.42, 0.95):
+        sheet = bare_sheet(ink=ink)
+        effects.ghosts(sheet, np.random.default_rng(seed))
+        darkest = 1 - sheet.page.min()
+        assert 0.005 < darkest <= min(effects.GHOST_MOST, effects.GHOST_INK * ink) + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("family", ["marks", "notes", "numbers"])
+def test_marks_leave_the_middle_of_digit_cells_free_and_stand_in_blank_ones(family, seed):
+    sheet = bare_sheet()
+    effects.DRAWN[family](sheet, np.random.default_rng(seed))
+    marked = cells_of(sheet.page)[:, 15:-15, 22:-22].min(axis=(1, 2)) < 0.9
+    assert not marked[board_cells(PUZZLE, blank=False)].any()
+    touched = cells_of(sheet.page).min(axis=(1, 2)) < 0.9
+    assert touched[board_cells(PUZZLE, blank=True)].any()
+
+
+def test_a_single_pencil_mark_is_small_and_off_the_middle():
+    """So that it differs from an answer: below 0.4 of the cell, and its middle at least 0.1 of the cell off."""
+    for seed in range(40):
+        page = np.ones((PAGE, PAGE), np.float32)
+        rng = np.random.default_rng(seed)
+        pen = pick_pen(load_fonts("train"), False, rng)._replace(ink=0.9)
+        marks.mark_row(page, 40, np.array([7]), pen, rng.uniform(0.18, 0.55), np.zeros(2), rng)
+        rows, columns = np.nonzero(page < 0.6)
+        assert np.ptp(rows) < 0.4 * STEP
+        middle = EDGE + 4.5 * STEP
+        assert max(abs(rows.mean() - middle), abs(columns.mean() - middle)) > 0.1 * STEP
+
+
+def test_handwriting_is_in_the_cells_that_are_not_printed():
+    written = board_cells(PUZZLE, blank=False)[::3]
+    sheet = bare_sheet(written)
+    marks.hand(sheet, np.random.default_rng(1))
+    inked = (cells_of(sheet.page)[:, 12:-12, 12:-12] < 0.8).mean(axis=(1, 2)) > 0.02
+    assert np.flatnonzero(inked).tolist() == written.tolist()
+
+
+def test_a_dark_theme_turns_light_and_dark_around():
+    sheet = bare_sheet([])
+    sheet.page[:] = np.linspace(0.1, 1, PAGE, dtype=np.float32)
+    effects.dark(sheet, np.random.default_rng(1))
+    assert (np.diff(sheet.page[0]) < 0).all() and sheet.page.max() <= 1
+
+
+def test_a_curl_leaves_the_corners_where_they_are():
+    for seed in range(8):
+        shift = effects.curl(101, np.random.default_rng(seed))
+        assert np.abs(shift[[0, 0, -1, -1], [0, -1, 0, -1]]).max() < 1e-6
+        assert 0.01 < np.abs(shift).max() <= 0.65
+
+
+def test_handwriting_has_nine_different_digits_and_its_own_faces_for_validation():
+    train, val = ({font.family for font in load_hands(split)} for split in ("train", "val"))
+    assert len(train) >= 4 and val and not train & val and train | val == {*HANDS["train"], *HANDS["val"]}
+    for split in ("train", "val"):
+        for font in load_hands(split):
+            glyphs = draw_glyphs(font.upright[0], np.random.default_rng(0))
+            assert len(glyphs) == 9
+            assert min(np.abs(glyphs[i] - glyphs[j]).mean() for i in range(9) for j in range(i)) > 0.01
+
+
+def test_families_are_left_out_by_name(tmp_path, snapshot):
+    for name, options in (("all", ()), ("fewer", ("--without", *effects.FAMILIES))):
+        command = ("02_PrepareData.py", "--style", "photo", "--train", 4, "--val", 2, "--out", tmp_path / name)
+        assert script(*command, *options).code == 0
+    everything, fewer = snapshot(tmp_path / "all"), snapshot(tmp_path / "fewer")
+    assert everything.keys() == fewer.keys()
+    assert any(everything[name] != fewer[name] for name in everything if name.startswith("grids/train/"))
+    result = script("02_PrepareData.py", "--style", "photo", "--without", "rain")
+    assert result.code == 2 and "rain" in result.err
+
+
+def test_the_list_for_help_is_the_pages_own():
+    source = (ROOT / "02_PrepareData.py").read_text()
+    assert str(effects.FAMILIES).replace("'", '"') in source
