@@ -124,7 +124,7 @@ def make_photo(task: Task, seed: int, out: Path) -> list[list]:
     givens = vary_puzzle(puzzle, more, rng)
     fonts = "train" if split == "train" else "val"
     photo = take_photo(givens, load_fonts(fonts), load_hands(fonts), rng, without or frozenset())
-    side = np.linalg.norm(photo.corners[1] - photo.corners[0])
+    side = float(np.linalg.norm(photo.corners[1] - photo.corners[0]))
     rows = []
     for number in numbers:
         name = f"{number:06d}_cam"

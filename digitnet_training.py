@@ -119,16 +119,18 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
     cell is so small that the last layer learns slowly without; and ReLU moves behind the pool, where a quarter of the
     values are left, with the same result. AvgPool2d's gradient, unlike AdaptiveAvgPool2d's, stays channels_last.
     """
-    *layers, linear = model.get_submodule("net").children()
+    layers: list[Any] = list(model.get_submodule("net").children())
+    linear = layers.pop()
     if isinstance(model, DigitNet):
         conv1, relu1, max_pool, conv2, relu2, _, flatten = layers
         layers = [conv1, max_pool, relu1, conv2, relu2, nn.AvgPool2d(14), flatten, SharedBatchNorm(linear.in_features)]
     return nn.Sequential(*layers, nn.Dropout(dropout), linear)
 
 
-def from_training(network: nn.Sequential) -> nn.Module:
+def from_training(network: nn.Module) -> nn.Module:
     """Return the model that a network of `for_training` stands for, its BatchNorm folded into the last layer."""
-    *layers, _, linear = copy.deepcopy(network).eval().children()
+    layers: list[Any] = list(copy.deepcopy(network).eval().children())
+    linear, _ = layers.pop(), layers.pop()
     if not isinstance(layers[-1], nn.BatchNorm1d):
         model: nn.Module = DigitNetV2()
         model.net = nn.Sequential(*layers, linear)
@@ -140,7 +142,8 @@ def from_training(network: nn.Sequential) -> nn.Module:
         linear.weight *= scale
     conv1, max_pool, relu1, conv2, relu2, _, flatten = layers
     model = DigitNet()
-    model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, model.net[5], flatten, linear)
+    average = model.get_submodule("net.5")
+    model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, average, flatten, linear)
     return model.eval()
 
 
@@ -157,7 +160,7 @@ def fit_logit_scale(model: nn.Module, cells: Cells) -> float:
 
 def scale_logits(model: nn.Module, factor: float) -> None:
     """Fold a factor of the logits into the last layer, in place: the same classes, other probabilities."""
-    linear = model.get_submodule("net")[-1]
+    linear: Any = list(model.get_submodule("net").children())[-1]
     with torch.no_grad():
         linear.weight *= factor
         linear.bias *= factor

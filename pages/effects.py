@@ -95,7 +95,7 @@ def tints(sheet: Sheet, rng: np.random.Generator) -> None:
     elif kind == 2:
         chosen.flat[some(np.arange(81), 0.05, 0.7, rng)] = True
     for cell in np.flatnonzero(chosen):
-        x, y = (middle(cell) - STEP / 2).astype(int)
+        x, y = (middle(int(cell)) - STEP / 2).astype(int)
         sheet.page[y : y + STEP, x : x + STEP] *= tone
     if kind == 3:
         radius = rng.uniform(0.32, 0.48) * STEP

@@ -113,7 +113,8 @@ def numbers(sheet: Sheet, rng: np.random.Generator) -> None:
         if cages:
             span = np.minimum(rng.integers(1, 3, 2), [9 - cell % 9, 9 - cell // 9])
             x, y = middle(cell) - STEP / 2 + inset
-            dashed_box(sheet.page, x, y, *(span * STEP - 2 * inset), dash, pen.ink)
+            width, height_of_cage = span * STEP - 2 * inset
+            dashed_box(sheet.page, x, y, width, height_of_cage, dash, pen.ink)
 
 
 def dashed_box(page: np.ndarray, x: float, y: float, width: float, height: float, dash: int, ink: float) -> None:
