@@ -20,8 +20,10 @@ Keeps the pages of the first 100 training photos and of all validation photos. -
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import argument_parser, available_cpus, non_negative_int, positive_int, start_script
 
 # --- settings: those of the command line stand in parse_args, those of the pages in pages/ ------
@@ -45,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=Path, default=Path("data"), metavar="DIR", help="folder to write to")
     add("--train", type=positive_int, metavar="N", help="puzzles for training (300; photo: 3000)")
     add("--val", type=positive_int, metavar="N", help="puzzles for validation (100; photo: 250)")
-    add("--puzzles", type=Path, metavar="FILE", help="own puzzles, 81 characters a line, 0 or . blank")
+    add("--puzzles", type=Path, metavar="FILE", help="own puzzles, one per line, 0 or another mark for blanks")
     add("--seed", type=non_negative_int, default=0, help="of puzzles and camera; same seed, same bytes")
     add("--without", nargs="+", choices=FAMILIES, default=[], metavar="EFFECT", help=f"photo: {', '.join(FAMILIES)}")
     add("--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes")
@@ -62,26 +64,29 @@ if __name__ == "__main__":
     start_script()
     ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
 
+import contextlib
 import csv
 import ctypes
 import math
+import multiprocessing
 import os
 import shutil
 import signal
-import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from digitnet_cli import UserError, describe_run, run_script, write_json
+from digitnet_cli import UserError, alone_in, describe_run, first_line, run_script, sync, sync_all, write_json
 from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, MARKER, PREPARED, cut_cells, rectify
 from pages.camera import Photo, aim, cut_photo, take_photo
 from pages.fonts import load_fonts, load_hands
-from pages.puzzles import draw_puzzle, read_puzzles, vary_puzzle
+from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles, vary_puzzle
 from pages.tutorial import FACES, STEP, draw_page, photograph
 
 
@@ -161,32 +166,69 @@ def numbered_puzzle(number: int, seed: int) -> str:
     return draw_puzzle(np.random.default_rng([seed, number]))
 
 
-def set_up_worker() -> None:
+def set_up_worker(parent: int, lock: int) -> None:
     """Prepare a process of the pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+    os.close(lock)  # the parent's, which a worker must not hold longer
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 
-def choose_puzzles(args: argparse.Namespace, needed: int, pool: ProcessPoolExecutor) -> list[str]:
+class OneProcess(Executor):
+    """A pool of processes that is this process alone, and needs no shared memory."""
+
+    def map(self, fn: Callable[..., Any], *iterables: Any, timeout: float | None = None, chunksize: int = 1) -> Any:
+        return map(fn, *iterables)
+
+
+@contextlib.contextmanager
+def open_pool(workers: int, lock: int) -> Iterator[Executor]:
+    """Start a pool of processes, or none for one worker. Raises UserError if one of them is killed."""
+    pool: Executor = OneProcess()
+    if workers > 1:
+        try:  # forked by this process, so that they end with it
+            context = multiprocessing.get_context("fork")
+            pool = ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(), lock))
+        except (ImportError, OSError) as error:
+            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): one draws alone")
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that draws was killed, as systems do when memory is full: close other programs, or take "
+            "fewer processes (python3 02_PrepareData.py --workers 1)"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> list[str]:
     """Draw `needed` different puzzles, or take them from the reader's file. Raises UserError if that has too few."""
     if not args.puzzles:
         drawn = pool.map(partial(numbered_puzzle, seed=args.seed), range(needed), chunksize=4)
         puzzles = list(tqdm(drawn, "draw puzzles", unit=" puzzles", total=needed, mininterval=0.5))
         assert len(set(puzzles)) == needed, "a puzzle was drawn twice"
         return puzzles
-    own = read_puzzles(args.puzzles)
+    lines = read_puzzles(args.puzzles)
+    own = list(lines)
+    chosen = [own[i] for i in np.random.default_rng(args.seed).permutation(len(own))[:needed]]
+    judged = tqdm(pool.map(judge_puzzle, chosen, chunksize=4), "check puzzles", unit=" puzzles", total=len(chosen))
+    for puzzle, problem in zip(chosen, judged, strict=True):
+        if problem:
+            raise UserError(f"{args.puzzles}, line {lines[puzzle]}: {problem}: mend or remove the line")
     if len(own) < needed:
         boards, part = BOARDS_PER_PUZZLE[args.style], len(own) // 4
         raise UserError(
             f"{args.puzzles} has {len(own)} different puzzles, but --train {args.train} --val {args.val} need "
             f"{needed}: ask for fewer, such as --train {boards * (len(own) - part)} --val {boards * part}"
         )
-    return [own[i] for i in np.random.default_rng(args.seed).permutation(len(own))[:needed]]
+    return chosen
 
 
-def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
+def draw_data(args: argparse.Namespace, new: Path, lock: int) -> dict[str, int]:
     """Draw everything into the folder `new`; return the number of cells per split and class."""
     for split in SPLITS:
         for label in range(10):
@@ -194,14 +236,11 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
     for split in ("train", "val"):
         (new / "grids" / split).mkdir(parents=True)
     needed = sum(math.ceil(boards / BOARDS_PER_PUZZLE[args.style]) for boards in (args.train, args.val))
-    pool = ProcessPoolExecutor(args.workers, initializer=set_up_worker)
-    try:
+    with open_pool(args.workers, lock) as pool:
         puzzles = choose_puzzles(args, needed, pool)
         tasks = plan(args, puzzles)
         pages = pool.map(partial(make, seed=args.seed, out=new), tasks, chunksize=4)
         rows = list(tqdm(pages, "draw pages", unit=" boards", total=len(tasks), mininterval=0.5))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
     counts = {f"{split}/{label}": 0 for split in SPLITS for label in range(10)}
     for split in SPLITS:
@@ -220,15 +259,19 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
 def swap_in(new: Path, old: Path, out: Path, report: dict) -> None:
     """Replace the parts of the data folder `out` by those of `new`; its old parts go into the folder `old`.
 
-    Without prepared.json, which is removed first and written last, a data folder counts as half-written.
+    Without prepared.json, which is removed first and written last, a data folder counts as half-written. Each step is
+    on the disk before the next, because a power cut may otherwise keep a later one alone.
     """
+    sync_all(new)
     (out / MARKER).touch()
     (out / PREPARED).unlink(missing_ok=True)
     old.mkdir()
+    sync(out)
     for part in (*SPLITS, "grids"):
         if (out / part).exists():
             (out / part).rename(old / part)
         (new / part).rename(out / part)
+    sync(out)
     write_json(out / PREPARED, report)
 
 
@@ -246,17 +289,17 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     report: dict = {"settings": settings}
     report["fonts"] = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}
-    args.out.mkdir(parents=True, exist_ok=True)
-    # Named by process: what a killed run's workers still write must not get among this one's files.
-    new, old = (args.out / f".{name}.{os.getpid()}" for name in ("new", "old"))
-    for leftover in (*args.out.glob(".new.*"), *args.out.glob(".old.*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        counts = draw_data(args, new)
-        swap_in(new, old, args.out, report | {"cells": counts, "run": describe_run()})
-    finally:
-        for leftover in (new, old):
+    with alone_in(args.out) as lock:
+        # Named by process: what a killed run's workers still write must not get among this one's files.
+        new, old = (args.out / f".{name}.{os.getpid()}" for name in ("new", "old"))
+        for leftover in (*args.out.glob(".new.*"), *args.out.glob(".old.*")):
             shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            counts = draw_data(args, new, lock)
+            swap_in(new, old, args.out, report | {"cells": counts, "run": describe_run()})
+        finally:
+            for leftover in (new, old):
+                shutil.rmtree(leftover, ignore_errors=True)
     return counts
 
 

@@ -8,6 +8,7 @@ The tutorial's script decodes every image again in every epoch; this one decodes
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import (
     argument_parser,
     available_cpus,
@@ -112,7 +114,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from digitnet_cli import UserError, describe_run, keep_freed_memory, run_script, write_json
+from digitnet_cli import UserError, alone_in, describe_run, keep_freed_memory, run_script, write_json
 from digitnet_data import CELL_SIZE, Cells, duplicate_pages, load_cells, normalize, sha256_of_cells
 from digitnet_model import NETWORKS
 from digitnet_onnx import export, load_model, open_session, run_logits
@@ -241,7 +243,8 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     run = fingerprint({name: settings[name] for name in same} | {"processes": processes.world_size}, data)
     checkpoint = args.out / f".{args.model}_state.pth"
     try:
-        best_state, history = fit(args, train_cells, val_cells, run, checkpoint, processes)
+        with contextlib.nullcontext() if processes.rank else alone_in(args.out):
+            best_state, history = fit(args, train_cells, val_cells, run, checkpoint, processes)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
         if checkpoint.exists() and processes.rank == 0:
             print(f"\nThe same command continues after the last whole epoch ({checkpoint})", file=sys.stderr)

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import argument_parser, positive_float, start_script
 
 if TYPE_CHECKING:

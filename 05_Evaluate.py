@@ -17,10 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import argument_parser, non_negative_int, positive_float, positive_int, start_script
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 CORNER_ERROR = 0.006  # standard deviation of each coordinate of a corner, as a fraction of the board's side
@@ -58,26 +64,27 @@ if __name__ == "__main__":
 
 import cv2
 import numpy as np
-import onnxruntime
 from tqdm import tqdm
 
-from digitnet_board import load_photo, read_board
-from digitnet_cli import UserError, describe_run, run_script, sha256, write_json
+from digitnet_board import read_board
+from digitnet_cli import UserError, describe_run, first_line, run_script, sha256, write_json
 from digitnet_data import (
     BOARD_SIDE,
     CONFIDENCE_THRESHOLD,
     CROP_MARGINS,
     REAL_BOARDS,
     Cells,
+    bad_cell,
     cut_cells,
     label_boards,
     load_boards,
     load_cells,
+    load_photo,
     read_pages,
     read_photos,
     rectify,
 )
-from digitnet_onnx import classify, open_session
+from digitnet_onnx import classify, open_session, remake_weights
 from digitnet_pictures import (
     CLASS_NAMES,
     confusion_matrices,
@@ -107,9 +114,10 @@ def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
     pages = [page for page in read_pages(folder / "val.csv") if page.file.endswith("_cam.png")]
     pixels, givens, names = [], [], []
     for page in tqdm(pages, desc="pages"):
-        image = cv2.imread(str(folder / "val" / page.file), cv2.IMREAD_GRAYSCALE)
+        path = folder / "val" / page.file
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if image is None:
-            raise UserError(f"{folder / 'val' / page.file} is not a readable image: prepare the data anew")
+            raise bad_cell(path, "is not a readable image")
         side = np.linalg.norm(page.corners - np.roll(page.corners, 1, axis=0), axis=1).mean()
         for draw in range(draws):
             found = page.corners + rng.normal(0, CORNER_ERROR * side, (4, 2))
@@ -190,8 +198,22 @@ def summarize(report: dict[str, dict], photos: dict | None) -> str:
     return "; ".join(parts)
 
 
+def draw_history(history: Path, picture: Path) -> None:
+    """Draw the learning curve from training.json. Raises UserError if that is not what 03_Training.py writes."""
+    if not history.exists():
+        return print(f"skipping the learning curve: no {history}")
+    try:
+        record = json.loads(history.read_bytes())
+        learning_curve(record["epochs"], record["best_epoch"], picture)
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        problem = f"{history} is not what 03_Training.py writes ({type(error).__name__}: {first_line(error)})"
+        weights = next(history.parent.glob("*_best.pth"), history.with_name("digitnet_best.pth"))
+        raise UserError(f"{problem}: {remake_weights(weights)}") from None
+
+
 def draw_pictures(readings: dict[str, Reading], photos: list[PhotoReading], args: argparse.Namespace) -> None:
     """Draw the pictures whose sources are there."""
+    draw_history(args.onnx.with_name("training.json"), args.out / "learning_curve.png")  # first: it may be refused
     shown = {name: readings[name] for name in (VALIDATION, REAL) if name in readings}
     tables = {name: confusion(reading.cells.labels, reading.thresholded) for name, reading in shown.items()}
     title = f"{args.onnx}, cells below {CONFIDENCE_THRESHOLD} taken as blank"
@@ -204,12 +226,6 @@ def draw_pictures(readings: dict[str, Reading], photos: list[PhotoReading], args
         misread_photos(photos, args.real / "photos", photo_sheet)
     if (args.data / "train").is_dir():
         training_cells(args.data / "train", args.out / "training_cells.png")
-    history = args.onnx.with_name("training.json")
-    if history.exists():
-        record = json.loads(history.read_text())
-        learning_curve(record["epochs"], record["best_epoch"], args.out / "learning_curve.png")
-    else:
-        print(f"skipping the learning curve: no {history}")
 
 
 def check_accuracy(report: dict[str, dict], photos: dict, least: list[float]) -> None:

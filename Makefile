@@ -9,14 +9,18 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 $(if $(filter grouped-target,$(.FEATURES)),,$(error this Makefile needs GNU Make 4.3 or newer, this is $(MAKE_VERSION)))
 
 # --- settings: make NAME=VALUE; the environment's variables of these names are not used ---------
+# $(call setting,NAME,default): as given, or the default if that is empty.
+setting = $(if $($(1)),,$(eval override $(1) := $(2)))
 #= PROFILE      tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and their network
-PROFILE := tutorial
+PROFILE :=
+$(call setting,PROFILE,tutorial)
 #= EPOCHS       passes over the training cells (empty: the script's default, as in the next lines)
 EPOCHS  :=
 #= BATCH        cells per step
 BATCH   :=
 #= SEED         of puzzles, weights, order and augmentation
-SEED    := 0
+SEED    :=
+$(call setting,SEED,0)
 #= THREADS      CPU threads of each process (empty: as many as cores, at most 4)
 THREADS :=
 #= NPROC        processes that share each batch, for many cores (empty: one)
@@ -25,32 +29,39 @@ NPROC   :=
 TRAIN   :=
 #= VAL          puzzles for validation
 VAL     :=
-#= PUZZLES      a file of your own puzzles, 81 characters a line (empty: they are drawn)
+#= PUZZLES      a file of your own puzzles, one per line (empty: they are drawn)
 PUZZLES :=
 #= DATASET      a clone of the public data set wichtounet/sudoku_dataset, for `make real`
 DATASET :=
 #= REAL         a folder of real boards and photos, for measuring (empty: data/real)
 REAL    :=
 #= MIN_ACCURACY percent of the real boards' cells, digits and boards, and of the photos, that `make check-real` requires
-MIN_ACCURACY := 99.9 99.7 95 90
+MIN_ACCURACY :=
+$(call setting,MIN_ACCURACY,99.9 99.7 95 90)
 #= DATA         folder of cells and pages
 #= OUT          folder of weights, ONNX file and reports
 #= MODEL        the network, by its name in digitnet_model.py
+DATA    :=
+OUT     :=
+MODEL   :=
 ifeq ($(PROFILE),tutorial)
-DATA    := data
-OUT     := artifacts
-MODEL   := digitnet
+$(call setting,DATA,data)
+$(call setting,OUT,artifacts)
+$(call setting,MODEL,digitnet)
 else ifeq ($(PROFILE),photo)
-DATA    := data/photo
-OUT     := artifacts/photo
-MODEL   := digitnetv2
+$(call setting,DATA,data/photo)
+$(call setting,OUT,artifacts/photo)
+$(call setting,MODEL,digitnetv2)
 else
 $(error PROFILE=$(PROFILE) is neither tutorial nor photo)
 endif
 #= VENV         the virtual environment that make fills (VENV=: none, python3 and the packages that are there)
 VENV    := .venv
 #= PYTHON       your own interpreter, with the packages that are there, instead of a virtual environment
-PYTHON  := $(if $(VENV),$(VENV)/bin/python,python3)
+PYTHON  :=
+$(call setting,PYTHON,$(if $(VENV),$(VENV)/bin/python,python3))
+#= PYTHON3      the Python that makes the virtual environment (empty: python3, else the newest python3.x, if it is 3.11 to 3.14)
+PYTHON3 :=
 #= TORCH_INDEX  an index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64
 TORCH_INDEX :=
 
@@ -60,6 +71,12 @@ $(foreach name,PROFILE MODEL DATA OUT REAL DATASET PUZZLES VENV,$(if $(word 2,$(
 # Nothing is installed for an interpreter of the reader's own.
 INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.installed))
 DEV_INSTALLED := $(if $(INSTALLED),$(VENV)/.installed-dev)
+
+# A virtual environment has its own packages, and the tests their own plugins.
+unexport CDPATH PYTEST_ADDOPTS PYTEST_PLUGINS
+ifneq ($(INSTALLED)$(wildcard $(dir $(PYTHON))../pyvenv.cfg),)
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
+endif
 
 # $(call option,--name,value): the option, or nothing if the value is empty.
 option = $(if $(2),$(1) $(2))
@@ -87,7 +104,7 @@ SUMMARY    := $(OUT)/summary.txt
 # Data that 02_PrepareData.py did not make are used as they are: their folders stand for them.
 ifneq ($(wildcard $(DATA)/train),)
 ifeq ($(wildcard $(DATA)/.made-by-02_PrepareData.py),)
-PREPARED := $(wildcard $(DATA)/train $(DATA)/train/* $(DATA)/val $(DATA)/val/*)
+PREPARED := $(wildcard $(foreach split,train val,$(addprefix $(DATA)/$(split),/. $(addprefix /,0 1 2 3 4 5 6 7 8 9))))
 endif
 endif
 
@@ -158,23 +175,46 @@ $(DATA)/.settings:
 $(OUT)/.settings:
 	@mkdir -p $(@D); echo '$(TRAIN_SETTINGS)' > $@
 
-# pip's files go to the disk: in memory they would fill a small Raspberry Pi.
-PIP = TMPDIR="$$(cd $(VENV) && pwd)" $(VENV)/bin/python -m pip install --no-cache-dir --disable-pip-version-check
+# What a Python says of itself: its version if that will do.
+FITS := import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 14) and sys.maxsize > 2**32 and print(*v, sep=".")
+BASE = $(shell for python in $(or $(PYTHON3),python3 python3.14 python3.13 python3.12 python3.11); do \
+	[ -z "$$("$$python" -Ic 'import ensurepip, venv; $(FITS)' 2> /dev/null)" ] || { echo "$$python"; break; }; done)
+# What the environment's Python says must be what .installed says: an upgrade of the system may have taken or changed it.
+VENV_FITS := $(if $(INSTALLED),$(shell $(VENV)/bin/python -Ic '$(FITS)' 2> /dev/null))
+ifneq ($(or $(VENV_FITS),none),$(file <$(VENV)/.installed))
+$(VENV)/.installed: FORCE
+endif
+# Installed is what can be imported.
+IMPORTS := import re; from importlib import import_module, metadata, util; from pathlib import Path; \
+	pins = re.findall(r"^([\w-]+)==", Path("requirements.txt").read_text(), re.M); \
+	[metadata.version(pin) for pin in pins]; names = [pin.replace("-", "_") for pin in pins] + ["cv2"]; \
+	[import_module(name) for name in names if util.find_spec(name)]
+
+# pip's files go to the disk, as in memory they would fill a small Raspberry Pi; the packages go to the environment,
+# whatever the reader's own settings of pip say.
+PIP = env -u PIP_PYTHON PIP_USER=0 PIP_DRY_RUN=0 PIP_NO_DEPS=0 PIP_REQUIRE_HASHES=0 TMPDIR="$(abspath $(VENV))" $(VENV)/bin/python -Im pip \
+	install --target '' --prefix "$(abspath $(VENV))" --root / --no-cache-dir --disable-pip-version-check
 
 $(VENV)/.installed: requirements.txt
-	@python3 -c 'import sys; sys.exit(not (sys.version_info >= (3, 11) and sys.maxsize > 2**32))' || \
-		{ echo 'make: python3 must be a 64-bit Python 3.11 or newer; or give your own with PYTHON=...' >&2; exit 1; }
-	python3 -m venv $(VENV)
+	@base='$(BASE)'; if [ -n '$(VENV_FITS)' ] && ! grep -qsvx '$(VENV_FITS)' $@; then \
+		$(VENV)/bin/python -Im pip --version > /dev/null 2>&1 || $(VENV)/bin/python -Im ensurepip; \
+	elif [ -e $(VENV) ] && [ ! -e $@ ]; then \
+		echo 'make: $(VENV) has no Python 3.11 to 3.14 that starts: run `mv $(VENV) $(VENV).old`, then make' >&2; exit 1; \
+	elif [ -z "$$base" ]; then \
+		echo 'make: no 64-bit Python 3.11 to 3.14 with venv (Debian: python3-venv) is found: name one with PYTHON3=...' >&2; exit 1; \
+	else (set -x; "$$base" -m venv --clear $(VENV)); fi
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
-	@touch $@
+	@reason=$$(ORT_DISABLE_TELEMETRY=1 $(VENV)/bin/python -Ic '$(IMPORTS)' 2>&1) || { echo "make: what pip installed" \
+		"cannot be imported ($${reason##*$$'\n'}): see \`$(VENV)/bin/python -m pip config list\`" >&2; exit 1; }
+	@sync; $(VENV)/bin/python -Ic '$(FITS)' > $@
 
 ## test      the tests, offline, in temporary folders
 test: | $(DEV_INSTALLED)
-	"$(PYTHON)" -m pytest -q -n auto --dist loadfile --durations 25 tests
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist loadfile --durations 25 tests
 
 ## test-all  the same with 20 kills of each kind instead of 3, and the commands of the README that take minutes
 test-all: | $(DEV_INSTALLED)
-	"$(PYTHON)" -m pytest -q -n auto --dist loadfile --durations 25 tests --kills 20 --slow
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist loadfile --durations 25 tests --kills 20 --slow
 
 ## lint      ruff's checks and format, mypy's types, the workflow file
 lint: | $(DEV_INSTALLED)
@@ -203,7 +243,7 @@ smoke:
 
 ## doctor    can this machine run all this? needs nothing installed; prints what to do
 doctor:
-	@"$$(command -v python3 || echo "$(PYTHON)")" -I tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),--venv $(VENV),--python "$(PYTHON)")
+	@"$$(command -v python3 || echo "$(PYTHON)")" -I tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),--venv $(VENV) --base $(or $(BASE),python3),--python "$(PYTHON)")
 
 ## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own files)
 clean:
@@ -211,11 +251,11 @@ clean:
 		$(addprefix $(OUT)/,misread_photos.png training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
 	@rmdir $(OUT) 2> /dev/null || true
 	@if [ -e $(DATA)/.made-by-02_PrepareData.py ]; then \
-		(cd $(DATA) && set -x && rm -rf train val calibration grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi
+		set -x; rm -rf $(addprefix $(DATA)/,train val calibration grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py); fi
 
 ## help      this list
-SETTINGS = $(shell sed -n 's/^\#= \([A-Z_]*\) .*/\1/p' Makefile)
+SETTINGS = $(shell sed -n 's/^\#= \([A-Z0-9_]*\) .*/\1/p' Makefile)
 help:
 	@echo 'Targets:'; sed -n 's/^## /  /p' Makefile
 	@echo 'Settings (make NAME=VALUE):'
-	@$(foreach name,$(SETTINGS),printf '  %-32s %s\n' '$(name)=$($(name))' "$$(sed -n 's/^\#= $(name) *//p' Makefile)";)
+	@$(foreach name,$(SETTINGS),printf '  %-32s %s\n' '$(name)=$($(name))' "$$(sed -n 's/^\#= $(name)  *//p' Makefile)";)

@@ -10,13 +10,11 @@ The parts lie in reading/: where a board may be (proposals.py), what a grid look
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
-from digitnet_cli import UserError, first_line
 from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, cut_cells, normalize, rectangle
 from digitnet_onnx import check_signature, run_logits, softmax
 from pages.puzzles import SearchLimitError
@@ -77,31 +75,6 @@ class Reading(NamedTuple):
     probabilities: np.ndarray | None = None  # float32 [81, 10]
     solution: list[int] | None = None  # 81 digits, if there is exactly one
     proposal: tuple[int, int] | None = None  # a cell, and the one other reading of it that gives exactly one solution
-
-
-def load_photo(path: Path | str) -> np.ndarray:
-    """Read an image as grey pixels, uint8 [H, W], turned as its EXIF says; transparent ones are laid on white.
-
-    Raises UserError if OpenCV cannot read it, OSError if nobody can.
-    """
-    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    try:
-        photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
-        if photo is not None and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
-            whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-            if whole is not None and whole.shape[2:] == (4,) and whole.dtype.kind == "u":
-                white = 255 if whole.dtype == np.uint8 else 65535
-                if (whole[..., 3] < white).any():
-                    opaque = whole[..., 3].astype(np.float32) / white
-                    grey = cv2.cvtColor(whole[..., :3].astype(np.float32) * (255 / white), cv2.COLOR_BGR2GRAY)
-                    photo = np.rint(255 + opaque * (grey - 255)).astype(np.uint8)
-    except cv2.error as error:  # more pixels than OpenCV reads, above all
-        raise UserError(
-            f"{path} is no picture for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
-        ) from None
-    if photo is None:
-        raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
-    return photo
 
 
 # --- finding -----------------------------------------------------------------------------------

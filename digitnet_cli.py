@@ -11,20 +11,29 @@ if sys.version_info < (3, 11):  # noqa: UP036 (pip does not ask for it, but a re
 import argparse
 import contextlib
 import ctypes
+import errno
+import fcntl
+import getpass
 import glob
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
+import shlex
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reads it when it is imported, and would write into HOME
 
 
 class UserError(Exception):
@@ -35,18 +44,48 @@ def start_script() -> None:
     """Prepare the process of a script; call this before any package is imported."""
     sys.excepthook = report_missing_package
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
-        sys.stdout.reconfigure(line_buffering=True)  # each line is seen as soon as it is known, in a pipe too
+    open_streams()
+    supply_environment()
+
+
+def open_streams() -> None:
+    """Have stdout and stderr take any text, whoever gave them and even if they were closed."""
+    while (unused := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next file that is opened would get what C prints
+        pass
+    os.close(unused)
+    null = Path(os.devnull)
+    sys.stdout, sys.stderr = (stream or null.open("w") for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not in IDLE, not in a notebook
+            stream.reconfigure(errors="replace", line_buffering=True)  # a line is seen at once, in a pipe too
+
+
+def supply_environment() -> None:
+    """Give packages what they expect of every process: a user's name, a home, their own versions of each other."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in /etc/passwd; torch asks for the name
+        os.environ["USER"] = os.environ["LOGNAME"] = str(os.getuid())
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = tempfile.gettempdir()
+    if sys.prefix != sys.base_prefix:  # a virtual environment's packages come before those of PYTHONPATH
+        foreign = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
+        sys.path.sort(key=lambda path: path in foreign - {str(ROOT)})
 
 
 def report_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print one line if a package is not installed, and all other exceptions as Python does (a sys.excepthook)."""
-    if not isinstance(error, ModuleNotFoundError):
+    """Print one line if a package cannot be imported, and all other exceptions as Python does (a sys.excepthook)."""
+    if not isinstance(error, ImportError):
         return sys.__excepthook__(kind, error, trace)
-    cure = "run `make`, which installs it into .venv, then use .venv/bin/python"
+    missing = isinstance(error, ModuleNotFoundError)
+    problem = f"has no package {error.name}" if missing else f"cannot load a package ({first_line(error)})"
+    make = "make" if Path.cwd() == ROOT else f"make -C {shlex.quote(str(ROOT))}"
+    cure = f"run `{make}`, which installs it into .venv, then use .venv/bin/python"
     if sys.prefix != sys.base_prefix:  # a virtual environment, where pip works
-        cure = f"{sys.executable} -m pip install -r requirements.txt"
-    print(f"{os.path.basename(sys.argv[0])}: {sys.executable} has no package {error.name}: {cure}", file=sys.stderr)
+        cure = f"{sys.executable} -m pip install -r {os.path.relpath(ROOT / 'requirements.txt')}"
+    if "PYTHONPATH" in os.environ:
+        cure = f"unset PYTHONPATH, or {cure}"
+    print(f"{os.path.basename(sys.argv[0])}: {sys.executable} {problem}: {cure}", file=sys.stderr)
 
 
 def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> NoReturn:
@@ -57,12 +96,41 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
         sys.exit(0)
     except UserError as error:
         sys.exit(f"{script}: {error}")
+    except BrokenPipeError:  # whoever read the output has left, as `head` does: no fault to report
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # Python still writes what is left
+        sys.exit(141)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""  # a full disk under a library's own file has no name
-        sys.exit(f"{script}: {error.strerror or error}: {place}check the path, its rights and the disk")
+        cure = f"{error.filename}: check the path, its rights and the disk"
+        if not error.filename:  # not the user's path
+            cure = "is the disk full, or a limit reached (memory, processes, open files)?"
+        sys.exit(f"{script}: {error.strerror or error}: {cure}")
+    except MemoryError:
+        sys.exit(f"{script}: memory is full: close other programs, or give the machine or container more")
     except KeyboardInterrupt:
         print(f"\n{script}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def remake(path: Path | str, names: Iterable[str], target: str, script: str) -> str:
+    """Return what to run to make `path` anew, for a message: `make target` if it is make's file, or else `script`.
+
+    A file with none of these names is another one, given by mistake: not to be removed.
+    """
+    path, here = Path(path), Path.cwd()
+    if path.name not in names:
+        return f"give {' or '.join(names)} instead"
+    folder = os.path.relpath((path.absolute() if os.path.lexists(path) else ROOT / path).parent, ROOT)
+    settings = {"data": "", "artifacts": "", "data/photo": "PROFILE=photo", "artifacts/photo": "PROFILE=photo"}
+    if "MAKELEVEL" in os.environ:  # make runs this: its settings name the file
+        settings[folder] = os.environ.get("MAKEFLAGS", "").partition("-- ")[2]
+    steps = [f"rm {'-r ' * path.is_dir()}{shlex.quote(str(path))}"] if os.path.lexists(path) else []
+    if folder in settings:
+        steps += [f"cd {shlex.quote(str(ROOT))}"] * (here != ROOT)
+        steps.append(" ".join(filter(None, ("make", settings[folder], target))))
+    else:
+        steps.append(f"{shlex.quote(sys.executable)} {shlex.quote(os.path.relpath(ROOT))}/{script}")
+    return f"run `{' && '.join(steps)}`"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -102,8 +170,28 @@ fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 
 def available_cpus() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: those that it is bound to, fewer where its container is limited."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(container_cpus(Path("/")))))
+
+
+def container_cpus(system: Path) -> float:
+    """Return how many cores the control groups of this process allow, version 1 or 2; infinity if there is no limit.
+
+    `system` is the root of the file system, which holds proc and sys.
+    """
+    limit, groups = float(sys.maxsize), []
+    with contextlib.suppress(OSError):
+        groups = (system / "proc/self/cgroup").read_text().splitlines()
+    for line in groups:
+        _, controllers, group = line.split(":", 2)
+        folder = system / "sys/fs/cgroup" / controllers / group.lstrip("/")
+        for place in (folder, *folder.parents):  # a container may not see its own folder; those above limit it, too
+            for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+                with contextlib.suppress(OSError, ValueError):  # not there, or no limit
+                    quota, period = map(int, " ".join((place / name).read_text() for name in names).split())
+                    limit = min(limit, quota / period) if quota > 0 else limit
+    return limit
 
 
 def keep_freed_memory() -> None:
@@ -117,9 +205,59 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 512 << 20)
 
 
+def sync(path: Path | str) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk, where a power cut leaves it."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):  # not all file systems do it for folders
+            raise
+
+
+def sync_all(folder: Path) -> None:
+    """Wait until all that was written to the file system of `folder` is on the disk: many small files at once."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        if not (syncfs := getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)):
+            os.sync()
+        elif syncfs(opened):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(opened)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[int]:
+    """Keep other runs out of `folder` until this one ends, however it ends; yield the descriptor that holds the lock.
+
+    Raises UserError if another run is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not all file systems have locks
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another run is writing to {folder}: wait for its end, or use another") from None
+        yield lock
+    finally:
+        os.close(lock)
+
+
 def write_file(path: Path | str, write: Callable[[str], object]) -> None:
-    """Call write(temporary name in the same folder), then rename: `path` is whole or as it was before."""
+    """Call write(temporary name in the same folder), then rename: `path` is whole or as it was before.
+
+    It is on the disk when this returns, so a power cut cannot take it once an older file is removed.
+    """
     path = Path(path)
+    folders = [path.parent]
+    while not folders[-1].exists():
+        folders.append(folders[-1].parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
         pid = leftover.name.removesuffix(path.suffix).rpartition(".")[2]
@@ -128,7 +266,10 @@ def write_file(path: Path | str, write: Callable[[str], object]) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(str(temporary))
+        sync(temporary)
         os.replace(temporary, path)
+        for folder in folders:
+            sync(folder)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None  # a full disk has no name
     finally:

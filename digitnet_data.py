@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
+import json
 import os
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from digitnet_cli import UserError, first_line
+from digitnet_cli import ROOT, UserError, first_line, remake
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,8 +37,15 @@ CROP_MARGINS = (0.0, 0.06, 0.12)
 MIN_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
 PREPARED = "prepared.json"  # there when our data folder is whole: removed first, written last
+# What systems and programs leave in folders, besides names that begin with a dot: no data, at any level.
+SYSTEM_NAMES = re.compile(
+    r"\..*|thumbs\.db.*|ehthumbs.*\.db|desktop\.ini|icon\r|.*:zone\.identifier|~\$.*|.*~|__.*__|__macosx|lost\+found"
+    r"|[@#$](eadir|.*recycle.*|.*snapshot.*|tmp)|system volume information|recycler|found\.\d+|lost\.dir",
+    re.IGNORECASE,
+)
 CORNER_COLUMNS = [f"{axis}{corner}" for corner in range(4) for axis in "xy"]  # of the tables of pages and photos
-REAL_BOARDS = Path(__file__).resolve().parent / "data" / "real"  # photos: for measuring, never for training
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm")  # of real boards
+REAL_BOARDS = ROOT / "data" / "real"  # photos: for measuring, never for training
 
 
 class Cells(NamedTuple):
@@ -90,26 +101,41 @@ def load_cells(folder: Path | str) -> Cells:
 def list_cells(folder: Path) -> tuple[list[str], list[int]]:
     """Return the paths of a data folder's images and their classes. Raises UserError, see load_cells."""
     classes = [str(c) for c in range(NUM_CLASSES)]
+    prepared = folder.parent / PREPARED
     if not folder.is_dir():
-        raise UserError(f"no data in {folder}: make it with `make data` (or python3 02_PrepareData.py)")
-    if (folder.parent / MARKER).exists() and not (folder.parent / PREPARED).exists():
-        raise UserError(f"{folder.parent} is only half prepared: run `make data` (or python3 02_PrepareData.py) again")
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        raise UserError(f"no data in {folder}: {mend_data(folder.parent)}")
+    if (folder.parent / MARKER).exists():
+        try:
+            json.loads(prepared.read_bytes())
+        except (OSError, ValueError):
+            raise UserError(f"{folder.parent} is only half prepared: {mend_data(folder.parent)}") from None
+    found = sorted(entry.name for entry in visible(folder) if entry.is_dir())
     if found != classes:
         kinds = {"missing": set(classes) - set(found), "unknown": set(found) - set(classes)}
         wrong = [f"{kind} {', '.join(sorted(names))};" for kind, names in kinds.items() if names]
         raise UserError(
-            f"{folder} must hold exactly the class folders 0 to 9: {' '.join(wrong)} "
-            "mend the folder or prepare the data anew"
+            f"{folder} must hold exactly the class folders 0 to 9: {' '.join(wrong)} {mend_data(folder.parent)}"
         )
     paths, labels = [], []
     for label, name in enumerate(classes):
-        files = sorted(entry.path for entry in os.scandir(folder / name) if not entry.name.startswith("."))
+        files = sorted(entry.path for entry in visible(folder / name))
         if not files:
-            raise UserError(f"{folder / name} is empty: every class needs images; prepare the data anew")
+            raise UserError(f"{folder / name} is empty, but every class needs images: {mend_data(folder.parent)}")
         paths += files
         labels += [label] * len(files)
     return paths, labels
+
+
+def visible(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder, without hidden and system files and folders."""
+    return [entry for entry in os.scandir(folder) if not SYSTEM_NAMES.fullmatch(entry.name)]
+
+
+def mend_data(folder: Path, cure: str = "mend the folder, or name another with --data (make DATA=)") -> str:
+    """Return what to do about a data folder, for a message: make it anew if it is not the reader's own, or `cure`."""
+    if not (folder / MARKER).exists() and any((folder / split).exists() for split in ("train", "val")):
+        return cure
+    return remake(folder / PREPARED, [PREPARED], "data", f"02_PrepareData.py --out {shlex.quote(str(folder))}")
 
 
 def parse_name(file: str) -> tuple[str, int]:
@@ -138,22 +164,27 @@ def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (half of the time of Path's read_bytes)
             content = file.read()
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): replace or remove it") from None
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+        raise bad_cell(path, f"cannot be read ({error.strerror})") from None
+    except cv2.error as error:  # more pixels than it decodes
+        raise bad_cell(path, f"is not a readable image ({first_line(error)})") from None
     if b"acTL" in content[:100]:
-        raise UserError(f"{path} is animated, so which of its images counts is not certain: replace or remove it")
+        raise bad_cell(path, "is animated, so which of its images counts is not certain")
     if image is None:
-        raise UserError(f"{path} is not a readable image: replace or remove it")
+        raise bad_cell(path, "is not a readable image")
     colour = image.ndim == 3
     if colour and (image[..., :3] == image[..., :1]).all() and (image[..., 3:] == 255).all():
         image = image[..., 0]
     if image.shape != (CELL_SIZE, CELL_SIZE) or image.dtype != np.uint8:
         size = "x".join(map(str, image.shape[1::-1] + image.shape[2:]))
-        raise UserError(
-            f"{path} is {size} {image.dtype}, but a cell is {CELL_SIZE}x{CELL_SIZE} 8-bit grey: replace or remove it"
-        )
+        raise bad_cell(path, f"is {size} {image.dtype}, but a cell is {CELL_SIZE}x{CELL_SIZE} 8-bit grey")
     return image, colour
+
+
+def bad_cell(path: Path | str, problem: str) -> UserError:
+    """Return the error to raise for a cell."""
+    return UserError(f"{path} {problem}: {mend_data(Path(path).absolute().parents[2], 'replace or remove it')}")
 
 
 def sha256_of_cells(cells: Cells) -> str:
@@ -180,10 +211,34 @@ def duplicate_pages(train: Cells, val: Cells) -> list[str]:
     return sorted(in_val[content] for content in in_train.keys() & in_val.keys())
 
 
+def read_text(path: Path) -> str:
+    """Read a text file of people: UTF-8, UTF-16 with its mark, or Latin-1. Raises UserError if it is none."""
+    content = path.read_bytes()
+    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    for encoding in [name for mark, name in marks.items() if content.startswith(mark)] or ["utf-8", "latin-1"]:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if "\0" not in text:
+                return text
+    raise UserError(f"{path} is not a text file: save it as text, in UTF-8")
+
+
 def read_pages(table: Path) -> list[Page]:
-    """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes."""
-    with table.open(newline="") as file:
-        return [Page(row["page"], row["givens"], corners_of(row)) for row in csv.DictReader(file)]
+    """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes. Raises UserError if it is not whole."""
+    folder = table.with_suffix("")
+    try:
+        pages = [
+            Page(row["page"], row["givens"], corners_of(row))
+            for row in csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
+        ]
+        if not all(is_board(page.givens) and np.isfinite(page.corners).all() for page in pages):
+            raise ValueError("a page's givens or corners are wrong")
+        if sorted(page.file for page in pages) != sorted(entry.name for entry in visible(folder)) or not pages:
+            raise ValueError(f"it does not list the pages in {folder}")
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        problem = f"{table} is not what 02_PrepareData.py writes ({type(error).__name__}: {first_line(error)})"
+        raise UserError(f"{problem}: {mend_data(folder.parents[1], 'mend or remove it')}") from None
+    return pages
 
 
 def read_photos(table: Path) -> list[Page]:
@@ -218,15 +273,15 @@ def is_board(givens: str | None) -> bool:
 
 
 def load_boards(folder: Path | str, crop_margin: float) -> Cells:
-    """Cut the cells of the straightened boards `folder`/boards/*.jpg; their truth is in `folder`/labels.csv.
+    """Cut the cells of the straightened boards in `folder`/boards; their truth is in `folder`/labels.csv.
 
     Raises UserError if the labels or a board cannot be read.
     """
-    import cv2
-
     labels_file = Path(folder) / "labels.csv"
-    with labels_file.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(labels_file))))
+    except csv.Error as error:
+        raise UserError(f"{labels_file} is not a table of boards and givens ({error}): mend it") from None
     for row in rows:
         if not row.get("board") or not is_board(row.get("givens")):
             raise UserError(f"{labels_file}: {row} is not a board's name and 81 digits, 0 = blank: mend it")
@@ -234,13 +289,52 @@ def load_boards(folder: Path | str, crop_margin: float) -> Cells:
         raise UserError(f"{labels_file} lists no board: mend it, or leave --real out")
     pixels = []
     for row in rows:
-        path = Path(folder) / "boards" / f"{row['board']}.jpg"
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-        board = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
-        if board is None or board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
-            raise UserError(f"{path} is not a readable square image of 252 or more pixels: restore it")
+        path = find_picture(Path(folder) / "boards" / row["board"])
+        board = load_photo(path)
+        if board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
+            raise UserError(f"{path} is not a square image of 252 or more pixels: straighten it, or remove its label")
         pixels.append(cut_cells(board, crop_margin))
     return label_boards(pixels, [row["givens"] for row in rows], [row["board"] for row in rows])
+
+
+def find_picture(board: Path) -> Path:
+    """Return the picture of a board, whatever its format. Raises UserError if there is none, or more than one."""
+    names = {board.name.lower(), *(board.name.lower() + ending for ending in PICTURES)}
+    there = list(os.scandir(board.parent)) if board.parent.is_dir() else []
+    found = sorted(Path(entry.path) for entry in there if entry.name.lower() in names and entry.is_file())
+    if exact := [path for path in found if path.name in (board.name, f"{board.name}.jpg")]:
+        found = exact
+    if len(found) != 1:
+        seen = " and ".join(path.name for path in found) or "missing"
+        raise UserError(f"{board}, a board of labels.csv, is {seen}: give it one picture (JPEG, PNG) or remove the row")
+    return found[0]
+
+
+def load_photo(path: Path | str) -> np.ndarray:
+    """Read an image as grey pixels, uint8 [H, W], turned as its EXIF says; transparent ones are laid on white.
+
+    Raises UserError if OpenCV cannot read it, OSError if nobody can.
+    """
+    import cv2
+
+    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    try:
+        photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
+        if photo is not None and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
+            whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+            if whole is not None and whole.shape[2:] == (4,) and whole.dtype.kind == "u":
+                white = 255 if whole.dtype == np.uint8 else 65535
+                if (whole[..., 3] < white).any():
+                    opaque = whole[..., 3].astype(np.float32) / white
+                    grey = cv2.cvtColor(whole[..., :3].astype(np.float32) * (255 / white), cv2.COLOR_BGR2GRAY)
+                    photo = np.rint(255 + opaque * (grey - 255)).astype(np.uint8)
+    except cv2.error as error:  # more pixels than OpenCV reads, above all
+        raise UserError(
+            f"{path} is no picture for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
+        ) from None
+    if photo is None:
+        raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
+    return photo
 
 
 def label_boards(pixels: Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:

@@ -5,19 +5,23 @@ Running needs numpy and onnxruntime alone; checking the contract loads onnx; loa
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from digitnet_cli import UserError, available_cpus, first_line, remake, write_file  # before onnxruntime, see there
+
+# isort: split
 import numpy as np
 import onnxruntime
 
-from digitnet_cli import UserError, available_cpus, first_line, write_file
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
+FILE_NAME = "sudoku_digitnet.onnx"
 INPUT_NAME, OUTPUT_NAME = "input", "logits"
 SIGNATURE = {"input": (INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]), "output": (OUTPUT_NAME, [NUM_CLASSES])}  # after N
 OPSET = 19
@@ -35,7 +39,7 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
     Raises UserError if the file is missing or ONNX Runtime cannot load it.
     """
     if not Path(path).is_file():
-        raise UserError(f"no ONNX file {path}: make it with `make export` (or python3 03_Training.py)")
+        raise UserError(f"no ONNX file {path}: {remake_onnx(path)}")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
@@ -45,8 +49,16 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
         raise UserError(
-            f"{path} is not an ONNX file that ONNX Runtime can load: export it again ({first_line(error)})"
+            f"{path} is not an ONNX file that ONNX Runtime can load: {remake_onnx(path)} ({first_line(error)})"
         ) from None
+
+
+def remake_onnx(path: Path | str) -> str:
+    """Return what to run to export `path` anew, for a message."""
+    folder = Path(path).parent
+    weights = [file.name.removesuffix("_best.pth") for file in folder.glob("*_best.pth")]
+    options = f" --model {weights[0]} --export-only" if weights else ""
+    return remake(path, [FILE_NAME], "export", f"03_Training.py --out {shlex.quote(str(folder))}{options}")
 
 
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
@@ -88,6 +100,13 @@ def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
     return failures
 
 
+def remake_weights(path: Path | str) -> str:
+    """Return what to run to train the weights at `path` anew, for a message."""
+    folder, model = shlex.quote(str(Path(path).parent)), Path(path).name.removesuffix("_best.pth")
+    names = [f"{network}_best.pth" for network in ("digitnet", "digitnetv2")]  # without torch
+    return remake(path, names, "train", f"03_Training.py --out {folder} --model {model} --train-only")
+
+
 def load_model(path: Path | str) -> torch.nn.Module:
     """Return the network whose state_dict lies at `path`, in eval mode; never run code from the file.
 
@@ -97,21 +116,22 @@ def load_model(path: Path | str) -> torch.nn.Module:
 
     from digitnet_model import NETWORKS
 
+    cure = remake_weights(path)
     if not Path(path).is_file():
-        raise UserError(f"no weights {path}: make them with `make train` (or python3 03_Training.py)")
+        raise UserError(f"no weights {path}: {cure}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {key: value.shape for key, value in state.items()}
     except Exception as error:  # pickle's, zip's and torch's errors have no common base class
-        raise UserError(f"{path} is not a readable state_dict: train again ({first_line(error)})") from None
+        raise UserError(f"{path} is not a readable state_dict: {cure} ({first_line(error)})") from None
     for network in NETWORKS.values():
         model = network()
         if shapes == {key: value.shape for key, value in model.state_dict().items()}:
             model.load_state_dict(state)
             if not all(value.isfinite().all() for value in state.values()):
-                raise UserError(f"{path} holds weights that are not finite: train again")
+                raise UserError(f"{path} holds weights that are not finite: {cure}")
             return model.eval()
-    raise UserError(f"{path} holds weights of another network than {' or '.join(NETWORKS)}: train again")
+    raise UserError(f"{path} holds weights of another network than {' or '.join(NETWORKS)}: {cure}")
 
 
 def export(model: torch.nn.Module, path: Path) -> None:
@@ -141,6 +161,8 @@ def export(model: torch.nn.Module, path: Path) -> None:
             cause: BaseException = error
             while inner := cause.__cause__ or cause.__context__:
                 cause = inner
+            if isinstance(cause, BrokenPipeError):  # of what it prints
+                raise cause from None
             reason = f"{type(cause).__name__}: {first_line(cause)}"
             raise UserError(f"the exporter failed, {path} is as it was: {reason}") from error
         drop_traces(name)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import onnxruntime
 
-from digitnet_cli import UserError, available_cpus, first_line, sha256, write_file
+from digitnet_cli import UserError, available_cpus, first_line, remake, sha256, write_file
 from digitnet_data import (
     BOARD_SIDE,
     CELL_SIZE,
@@ -33,6 +33,7 @@ from digitnet_data import (
 from digitnet_onnx import MAX_BATCH, MAX_THREADS, run_logits, signature_failures
 
 if TYPE_CHECKING:
+    import onnxruntime
     import torch
 
 BATCHES = (1, 2, 3, 81, 119, 512)  # cells per run; 81 is a board, 119 an odd number with odd remainders
@@ -184,8 +185,10 @@ def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: 
 
 def read_golden(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a golden file; never run code from it. Raises UserError if it is missing or not one."""
+    again = f"04_Parity.py --write-golden {shlex.quote(str(path))}"
+    cure = remake(path, ["golden.npz"], "golden", again)
     if not path.is_file():
-        raise UserError(f"no golden vectors {path}: make them with `make golden` where PyTorch is installed")
+        raise UserError(f"no golden vectors {path}: where PyTorch is installed, {cure}")
     try:
         with np.load(path, allow_pickle=False) as file:
             golden = {name: file[name] for name in ("inputs", "logits", "onnx_sha256", "versions")}
@@ -196,7 +199,7 @@ def read_golden(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{name} are not float32 {list(shape)}, all finite")
         json.loads(str(golden["versions"]))
     except Exception as error:  # zip's, zlib's and numpy's errors have no common base class
-        raise UserError(f"{path} holds no golden vectors: copy it again or remake it ({first_line(error)})") from None
+        raise UserError(f"{path} holds no golden vectors: copy it again; or {cure} ({first_line(error)})") from None
     return golden
 
 

@@ -5,17 +5,29 @@ Each function takes figures or cells and a path, and writes the file whole or no
 
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot: a bare Figure draws with Agg and keeps nothing open
 
-from digitnet_board import load_photo
 from digitnet_cli import write_file
-from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, read_cell, rectangle
+from digitnet_data import (
+    BLANK,
+    CELL_SIZE,
+    CONFIDENCE_THRESHOLD,
+    NUM_CLASSES,
+    load_photo,
+    read_cell,
+    rectangle,
+    visible,
+)
 from digitnet_scores import PhotoReading, Reading
+
+CACHE = tempfile.TemporaryDirectory()  # matplotlib would write its list of fonts into HOME
+os.environ["MPLCONFIGDIR"] = CACHE.name
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402 (without pyplot: a bare Figure draws with Agg, keeps nothing open)
 
 DPI = 130
 CLASS_NAMES = ["blank", *map(str, range(1, NUM_CLASSES))]
@@ -144,7 +156,7 @@ def training_cells(folder: Path | str, path: Path | str) -> None:
     """Draw a sheet of `folder`/0 .. `folder`/9: a row per class, spread evenly over its files."""
     pixels, labels = [], []
     for label, name in enumerate(CLASS_NAMES):
-        files = sorted(entry.path for entry in os.scandir(Path(folder) / str(label)) if not entry.name.startswith("."))
+        files = sorted(entry.path for entry in visible(Path(folder) / str(label)))
         pixels += [read_cell(files[i])[0] for i in np.linspace(0, len(files) - 1, COLUMNS).astype(int)]
         labels += [name] * COLUMNS
     sheet(np.stack(pixels), labels, f"Training cells of {folder}, {CELL_SIZE}x{CELL_SIZE} pixels each", path)

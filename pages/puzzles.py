@@ -4,6 +4,7 @@ Own code because no maintained generator on PyPI has both aarch64 wheels (or pur
 unique solutions. A puzzle is a string of 81 characters, row by row, 0 = blank.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -11,10 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from digitnet_cli import UserError
+from digitnet_data import read_text
 
+# Of a search; each takes some 30 microseconds, and puzzles that are hard for it take some 10,000.
+MOST_STEPS = 100_000
 GIVENS = 17, 40  # drawn evenly; a puzzle keeps more where fewer would allow a second solution
 
 # A search state is a list of 81 bit masks: the digits that a cell can still be (bit d - 1 for digit d).
+
+RULE = re.compile(r"[\s|+=:─━│┼-]*")  # drawn between boxes, or empty
+COMMENT = re.compile(r"\s*(#|%|//)")
 
 UNITS = [{9 * i + j for j in range(9)} for i in range(9)]
 UNITS += [{9 * j + i for j in range(9)} for i in range(9)]
@@ -115,27 +122,97 @@ def vary_puzzle(puzzle: str, givens: int, rng: np.random.Generator) -> str:
     return "".join(map(str, board.ravel()))
 
 
-def read_puzzles(path: Path) -> list[str]:
-    """The reader's own puzzles: 81 characters a line, 0 or . for a blank; empty lines and repeats are passed over."""
+def place_forced(state: list[int]) -> bool:
+    """Puts every digit that has one place left in a unit into `state`, as long as there are such; see place."""
+    before: list[int] = []
+    while before != state:
+        before = state.copy()
+        for unit in UNITS:
+            for bit in (1 << digit for digit in range(9)):
+                places = [cell for cell in unit if state[cell] & bit]
+                if not places or (len(places) == 1 and state[places[0]] != bit and not place(state, places[0], bit)):
+                    return False
+    return True
+
+
+def judge_puzzle(puzzle: str) -> str:
+    """Return why `puzzle` cannot be used, or "" if it has exactly one solution."""
+    state = [511] * 81
+    givens = [(cell, 1 << (int(digit) - 1)) for cell, digit in enumerate(puzzle) if digit != "0"]
+    sound = all(place(state, cell, bit) for cell, bit in givens) and place_forced(state)
+    found = search(state, range(1, 10), iter(range(MOST_STEPS if sound else 0)))
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        if not sound or next(found, None) is None:
+            return "the givens contradict each other, there is no solution"
+        return "" if next(found, None) is None else "the puzzle has more than one solution"
+    except SearchLimitError:
+        return f"it is not solved in {MOST_STEPS:,} steps"
+
+
+# --- puzzles as people write them -------------------------------------------------------------
+
+
+def read_puzzles(path: Path) -> dict[str, int]:
+    """Read the reader's own puzzles: each once, with the number of its last line; judge_puzzle says which can be used.
+
+    A puzzle is 81 cells in a line, alone or beside other columns, or nine lines of nine; a blank is 0 or another mark,
+    the same in all of a puzzle. Empty lines, titles and comments are passed over. Raises UserError for other lines.
+    """
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, UserError) as error:
         raise UserError(
             f"cannot read the puzzles: {error}; --puzzles (make PUZZLES=) names a text file of puzzles, "
             "--train and --val (make TRAIN= VAL=) say how many"
         ) from None
-    puzzles: dict[str, None] = {}
+    puzzles: dict[str, int] = {}
+    rows = ""  # of a puzzle in nine lines, so far
     for number, line in enumerate(lines, 1):
-        puzzle = line.strip().replace(".", "0")
-        if not puzzle:
+        row_of_blanks = len(line) == 9 and set(line) <= set(rows)
+        comment = COMMENT.match(line) and len(line.strip()) not in (9, 81)  # then # is a blank
+        if comment or (RULE.fullmatch(line) and not row_of_blanks):
             continue
-        where = f"{path}, line {number}"
-        if len(puzzle) != 81 or not (puzzle.isascii() and puzzle.isdigit()):
-            raise UserError(f"{where}: a puzzle is 81 characters, 1-9 for givens and 0 or . for blanks: {line[:90]!r}")
-        found = solutions({cell: int(digit) for cell, digit in enumerate(puzzle) if digit != "0"})
-        if next(found, None) is None:
-            raise UserError(f"{where}: the givens contradict each other, there is no solution: mend or remove the line")
-        if next(found, None) is not None:
-            raise UserError(f"{where}: the puzzle has more than one solution: mend or remove the line")
-        puzzles[puzzle] = None
-    return list(puzzles)
+        puzzle = "" if rows else find_puzzle(line)
+        if not puzzle and len(row := join_row(line)) == 9:
+            rows += row
+            if len(rows) < 81:
+                continue
+            puzzle, rows = find_puzzle(rows), ""
+        if puzzle:
+            puzzles.setdefault(puzzle, number)
+        elif rows or len(set(filter(str.isalpha, line.lower()))) < 2 or sum(map(str.isdigit, line)) > 8:  # no title
+            raise UserError(
+                f"{path}, line {number}: a puzzle is 81 characters, or nine lines of nine: 1-9 for givens, "
+                f"0 or one other mark for blanks: {line[:90]!r}"
+            )
+    if rows:
+        raise UserError(f"{path} ends after {len(rows) // 9} of a puzzle's nine lines: mend it")
+    return puzzles
+
+
+def find_puzzle(line: str) -> str:
+    """Return the puzzle in a line, 81 characters, 0 = blank; of several the one with the fewest givens; "" if none."""
+    found = []
+    joined = join(line, 81)
+    for mark in sorted(set(joined) - set("123456789,;:|\t\"'")) or ["0"]:
+        end = "[,;:|\t#]|$" if mark == " " else "[\\s,;:|\"']|$"  # with blanks as blanks, a puzzle begins the line
+        cells = f"[1-9{re.escape(mark)}]{{81}}(?={end})"
+        matches = [re.match(cells, joined)] if mark == " " else re.finditer(f"(?<![^\\s,;:|\"']){cells}", joined)
+        found += [match.group().replace(mark, "0") for match in matches if match]
+    return min(found, key=lambda puzzle: 81 - puzzle.count("0"), default="")
+
+
+def join_row(line: str) -> str:
+    """Return a line of nine cells without what stands between them, or the line as it is."""
+    for comma in ",;\t":
+        if line.count(comma) == 8:  # of a spreadsheet, which leaves blanks empty
+            line = " ".join(field.strip() or "0" for field in line.split(comma))
+    row = join(line.replace("|", " "), 9)
+    return row if len(set(row) - set("123456789")) < 2 else ""
+
+
+def join(line: str, count: int) -> str:
+    """Join `count` cells that stand apart, alone or in threes; return other lines as they are."""
+    parts = re.split(r"[\s,;|]+", line.strip(" |\t"))
+    apart = len(parts) == count or len(parts) == 3 == count // 3
+    return "".join(parts) if apart and len("".join(parts)) == count else line

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import script
 
-from digitnet_board import CELL, find_board, grid_doubts, load_photo, straighten_page
-from digitnet_data import rectangle
+from digitnet_board import CELL, find_board, grid_doubts, straighten_page
+from digitnet_data import load_photo, rectangle
 from pages.fonts import draw_glyphs, load_fonts, pick_file
 from pages.newspaper import draw_board, text_bank
 from pages.puzzles import SearchLimitError, draw_puzzle, solutions
