@@ -31,6 +31,8 @@ TRAIN   :=
 VAL     :=
 #= PUZZLES      a file of your own puzzles, one per line (empty: they are drawn)
 PUZZLES :=
+#= PHOTO        the photo that `make read` reads
+PHOTO   :=
 #= DATASET      a clone of the public data set wichtounet/sudoku_dataset, for `make real`
 DATASET :=
 #= REAL         a folder of real boards and photos, for measuring (empty: data/real)
@@ -66,7 +68,7 @@ PYTHON3 :=
 TORCH_INDEX :=
 
 # A name with a space would be two names to make.
-$(foreach name,PROFILE MODEL DATA OUT REAL DATASET PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
+$(foreach name,PROFILE MODEL DATA OUT PHOTO REAL DATASET PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
 
 # Nothing is installed for an interpreter of the reader's own.
 INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.installed))
@@ -108,7 +110,7 @@ PREPARED := $(wildcard $(foreach split,train val,$(addprefix $(DATA)/$(split),/.
 endif
 endif
 
-.PHONY: all data train export parity golden evaluate real check-real test test-all lint bench bench-quick smoke doctor clean help FORCE
+.PHONY: all data train export parity golden evaluate read pretrained real check-real test test-all lint bench bench-quick smoke doctor clean help FORCE
 
 ## all       everything below, up to a summary (the default)
 all: $(SUMMARY)
@@ -147,6 +149,22 @@ $(PARITY) $(GOLDEN) &: $(CHECKING) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
 
 $(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
+
+## read      read the Sudoku board in PHOTO=FILE; trains nothing, and installs numpy, onnxruntime and OpenCV alone
+READER := $(if $(INSTALLED),$(if $(wildcard $(INSTALLED)),$(PYTHON),.venv-read/bin/python),$(PYTHON))
+read: | $(filter .venv-read/.installed,$(READER:bin/python=.installed))
+	@$(if $(PHOTO),,echo 'make: which photo? make read PHOTO=FILE' >&2; exit 2)
+	@"$(READER)" 06_ReadBoard.py $(PHOTO) || [ $$? = 3 ]  # 3: read, but in doubt
+
+.venv-read/.installed: override VENV := .venv-read
+.venv-read/.installed: requirements-inference.txt
+	"$(or $(BASE),python3)" -m venv --clear $(VENV)
+	$(PIP) -r $<
+	@touch $@
+
+## pretrained  renew pretrained/ and its card from artifacts/photo (after make PROFILE=photo)
+pretrained: | $(INSTALLED)
+	"$(PYTHON)" tools/pretrained.py
 
 ## real      make data/real, boards and photos for measuring, from a clone of the public data set: make real DATASET=FOLDER
 real: | $(INSTALLED)
@@ -229,11 +247,11 @@ $(VENV)/.installed-dev: requirements-dev.txt $(INSTALLED)
 	$(PIP) -r $<
 	@touch $@
 
-## bench     how fast: the tutorial's way and ours, the steps, 1 to 4 processes, 1 to 4 times the data, fitted to 100 (10 minutes)
+## bench     how fast: the tutorial's way and ours, to its accuracy, each script, inference, processes
 bench: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA)
 
-## bench-quick  the tutorial's way and ours, step by step, inference; shorter and rougher (under a minute)
+## bench-quick  the tutorial's way and ours, inference; shorter and rougher (under a minute)
 bench-quick: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA) --quick --out build/bench-quick
 

@@ -69,7 +69,11 @@ runpy.run_path(sys.path[0] + "/04_Parity.py", run_name="__main__")
 def test_pins_for_the_golden_check_are_those_of_all():
     pins = [set((ROOT / name).read_text().splitlines()) for name in ("requirements.txt", "requirements-inference.txt")]
     inference = {line for line in pins[1] if "==" in line}
-    assert {line.partition("==")[0] for line in inference} == {"numpy", "onnxruntime"} and inference < pins[0]
+    assert {line.partition("==")[0] for line in inference} == {
+        "numpy",
+        "onnxruntime",
+        "opencv-python-headless",
+    } and inference < pins[0]
 
 
 def test_golden_check_refuses_another_models_answers(chain):
