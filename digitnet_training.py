@@ -102,6 +102,8 @@ class SharedBatchNorm(nn.BatchNorm1d):
         """float32 [N, C] in and out."""
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
+        from torch.distributed.nn import all_reduce  # its import writes temporary files
+
         x = x.double()  # the difference of two large sums loses digits
         moments = torch.stack([x.mean(0), (x * x).mean(0)]) / dist.get_world_size()
         mean, square = all_reduce(moments)  # the processes' shares are equal
