@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -102,7 +101,7 @@ class SharedBatchNorm(nn.BatchNorm1d):
         """float32 [N, C] in and out."""
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
-        from torch.distributed.nn import all_reduce  # its import writes temporary files
+        from torch.distributed.nn.functional import all_reduce  # its import writes temporary files
 
         x = x.double()  # the difference of two large sums loses digits
         moments = torch.stack([x.mean(0), (x * x).mean(0)]) / dist.get_world_size()

@@ -56,9 +56,9 @@ def table_of(evaluation: dict) -> str:
         wrong = [f"{counts[f'wrong_{kind}']:,} of {counts[kind]:,} {kind}" for kind in ("cells", "digits", "boards")]
         lines.append(f"| {name} | {', '.join(wrong)} |")
     if photos := (evaluation.get("photos") or {}).get("all"):
-        wrong = f"{photos['photos'] - photos['right']} of {photos['photos']}"
+        misread = f"{photos['photos'] - photos['right']} of {photos['photos']}"
         lines.append(
-            f"| whole photos | {wrong}; {photos['verified']} verified, {photos['verified_wrong']} of them wrong |"
+            f"| whole photos | {misread}; {photos['verified']} verified, {photos['verified_wrong']} of them wrong |"
         )
     return "\n".join(lines)
 
