@@ -1,0 +1,1 @@
+"""Find a board in a photo and judge what is read: proposals, the look of a grid, ink, the rules of Sudoku."""
