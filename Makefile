@@ -260,6 +260,9 @@ smoke:
 	$(MAKE) all DATA=build/data OUT=build/artifacts TRAIN=6 VAL=3 EPOCHS=1 PUZZLES=
 
 ## doctor    can this machine run all this? needs nothing installed; prints what to do
+# It reports these variables, which the other targets leave out.
+doctor: export PYTHONPATH := $(value PYTHONPATH)
+doctor: export PYTHONHOME := $(value PYTHONHOME)
 doctor:
 	@"$$(command -v python3 || echo "$(PYTHON)")" -I tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),--venv $(VENV) --base $(or $(BASE),python3),--python "$(PYTHON)")
 

@@ -27,7 +27,7 @@ def newspaper_board(seed):
     """A printed board, uint8 [H, W], and its corners."""
     rng = np.random.default_rng(seed)
     glyphs = draw_glyphs(pick_file(load_fonts("val"), rng), rng)
-    page, corners = draw_board(draw_puzzle(rng), glyphs, rng)
+    page, corners, _ = draw_board(draw_puzzle(rng), glyphs, rng)
     return np.clip(235 * page, 0, 255).astype(np.uint8), corners
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, WITHOUT_MAKE, copy_boards, run
+from conftest import ROOT, WITHOUT_MAKE, draw_boards, run
 
 import digitnet_cli
 from digitnet_cli import UserError, alone_in, container_cpus, remake, write_file
@@ -23,6 +23,9 @@ from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles
 SCRIPTS = [f"{name}.py" for name in ("02_PrepareData", "03_Training", "04_Parity", "05_Evaluate")]
 DRAW = [sys.executable, ROOT / "02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1", "--out"]
 PUZZLES = [draw_puzzle(np.random.default_rng(seed)) for seed in range(3)]
+
+# Minutes, many processes: make test-all runs them.
+pytestmark = pytest.mark.skipif("not config.getoption('--slow')", reason="runs with --slow (make test-all)")
 
 
 def call(*command, **environment):
@@ -262,7 +265,7 @@ def test_only_the_puzzles_that_are_used_are_checked(tmp_path):
 
 
 def test_boards_of_any_picture_format_are_read_alike(tmp_path):
-    copy_boards(tmp_path, 1)
+    draw_boards(tmp_path, 1)
     (board,) = (tmp_path / "boards").iterdir()
     pixels = cv2.imread(str(board), cv2.IMREAD_GRAYSCALE)
     board.unlink()

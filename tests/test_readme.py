@@ -91,6 +91,7 @@ def test_a_wrong_command_fails(copy: Copy, command: str, complaint: str):
     assert result.returncode and complaint in result.stderr
 
 
+@pytest.mark.skipif("not config.getoption('--slow')", reason="runs with --slow (make test-all)")
 def test_every_command_runs(copy: Copy, request: pytest.FixtureRequest, count):
     numbered = "p.draw_puzzle(numpy.random.default_rng(i))"
     code = f"import numpy, pages.puzzles as p; [print({numbered}) for i in range(40)]"
