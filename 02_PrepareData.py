@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import argument_parser, available_cpus, non_negative_int, positive_int, start_script
+from pages import FAMILIES
 
 # --- settings: those of the command line stand in parse_args, those of the pages in pages/ ------
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
@@ -35,8 +36,6 @@ CUTS = 2  # of each such photo: other corners and crop margins, as two clients h
 CALIBRATION_BOARDS = 100  # at most, and at most one per puzzle for training
 MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)  # of photo pages
 TRAIN_PAGES_KEPT = 100
-# Families of effects on photo pages, see pages/effects.py (named here, too, so that --help needs no package).
-FAMILIES = ("ghosts", "marks", "notes", "numbers", "stains", "tints", "small", "hand", "dark", "bends", "corners")
 SPLITS = ("train", "val", "calibration")
 
 

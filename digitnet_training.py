@@ -17,13 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from digitnet_cli import UserError, first_line, sha256, write_file
+from digitnet_cli import ROOT, UserError, first_line, sha256, write_file
 from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
 from digitnet_model import DigitNet, DigitNetV2
 from digitnet_scores import score
 
 EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's caches and are slower
-ROOT = Path(__file__).resolve().parent
 
 
 def draw_epoch(labels: torch.Tensor, count: int, blank_fraction: float, generator: torch.Generator) -> torch.Tensor:

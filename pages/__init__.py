@@ -1,1 +1,17 @@
 """Draw the pages that the networks learn from: puzzles, fonts, the tutorial's page, the newspaper page, the camera."""
+
+# Families of effects on photo pages (effects.py); here, because the help of 02_PrepareData.py needs no package.
+PROBABILITIES = {  # how often a page has each family
+    "ghosts": 0.3,
+    "marks": 0.3,
+    "notes": 0.03,
+    "numbers": 0.08,
+    "stains": 0.08,
+    "tints": 0.15,
+    "small": 0.12,
+    "hand": 0.15,
+    "dark": 0.1,
+    "bends": 0.25,
+    "corners": 0.22,
+}
+FAMILIES = tuple(PROBABILITIES)

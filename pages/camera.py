@@ -13,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+import pages
 from digitnet_data import BOARD_SIDE, CROP_MARGINS, cut_cells, rectangle, rectify
 from pages import effects
 from pages.fonts import Font, draw_glyphs, load_fonts, load_hands, pick_file
@@ -169,10 +170,10 @@ def take_photo(
 ) -> Photo:
     """A photo of `puzzle` (81 characters, 0 = blank), printed in one of `fonts`, perhaps written on in one of `hands`.
 
-    `without` names families of effects (effects.FAMILIES) that are left out; all else is as it would be with them.
+    `without` names families of effects (pages.FAMILIES) that are left out; all else is as it would be with them.
     """
-    chances = dict(zip(effects.FAMILIES, rng.spawn(len(effects.FAMILIES)), strict=True))  # a generator for each family
-    has = {name for name, own in chances.items() if chance(own, effects.PROBABILITIES[name])} - without
+    chances = dict(zip(pages.FAMILIES, rng.spawn(len(pages.FAMILIES)), strict=True))  # a generator for each family
+    has = {name for name, own in chances.items() if chance(own, pages.PROBABILITIES[name])} - without
     givens = cells_of(puzzle, blank=False)
     written = some(givens, 0.05, 0.7, chances["hand"]) if "hand" in has else givens[:0]
     printed = "".join("0" if cell in written else digit for cell, digit in enumerate(puzzle))

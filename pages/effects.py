@@ -23,20 +23,6 @@ from pages import marks
 from pages.newspaper import EDGE, PAGE, STEP, chance, draw_grid
 from pages.pens import Sheet, cells_of, disc, middle, pick_pen, some, stamp
 
-PROBABILITIES = {  # how often a page has each family
-    "ghosts": 0.3,
-    "marks": 0.3,
-    "notes": 0.03,
-    "numbers": 0.08,
-    "stains": 0.08,
-    "tints": 0.15,
-    "small": 0.12,
-    "hand": 0.15,
-    "dark": 0.1,
-    "bends": 0.25,
-    "corners": 0.22,
-}
-FAMILIES = tuple(PROBABILITIES)
 GHOST_INK, UPRIGHT_GHOST_INK = 0.45, 0.25  # at most, as a part of the page's own ink
 GHOST_MOST = 0.26  # at most, of the paper's light: a pale digit takes more
 

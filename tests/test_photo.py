@@ -9,8 +9,8 @@ from conftest import script
 
 from digitnet_cli import UserError
 from digitnet_data import BOARD_SIDE, load_cells, read_pages, rectangle, rectify
+from pages import FAMILIES
 from pages.camera import CROP_MARGIN_RANGE, cut_photo, photograph, take_photo
-from pages.effects import FAMILIES
 from pages.fonts import TRAIN_FONTS, VAL_FONTS, draw_glyphs, font_files, load_fonts, load_hands
 from pages.newspaper import BOARD, EDGE, STEP, draw_board
 from pages.puzzles import draw_puzzle, solutions, vary_puzzle
