@@ -13,7 +13,7 @@ bytes, whatever the number of workers.
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
 cut off each side (as its grid processor does). After them, train has two photos of newspapers per puzzle, each cut
-twice, without most effects of pages/effects.py; val is the tutorial's pages alone.
+twice, without most effects of pages/effects.py; val has the tutorial's pages only.
 --style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
 Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
@@ -40,6 +40,7 @@ SPLITS = ("train", "val", "calibration")
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; --train and --val default to the style's numbers."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--style", choices=SIZES, default="tutorial", help="which pages are drawn")
@@ -90,7 +91,7 @@ from pages.tutorial import FACES, STEP, draw_page, photograph
 
 
 class Task(NamedTuple):
-    """A puzzle to draw: its tutorial's pages if `without` is None, else a photo without these families of effects."""
+    """A puzzle to draw: as the tutorial's pages if `without` is None, else as a photo without these effects."""
 
     split: str
     numbers: tuple[int, ...]  # in its split; a photo's cells are cut anew for each
@@ -99,6 +100,7 @@ class Task(NamedTuple):
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image, uint8 [H, W]. Raises UserError if OpenCV cannot."""
     if not cv2.imwrite(str(path), image):
         raise UserError(f"cannot write {path}: is the disk full, or the folder read-only?")
 
@@ -147,7 +149,7 @@ def make(task: Task, seed: int, out: Path) -> list[list]:
 
 
 def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
-    """List what is drawn: the style's own pages, newspapers beside the tutorial's, calibration boards."""
+    """List all tasks: the style's own pages, newspapers beside the tutorial's pages, calibration boards."""
     boards = BOARDS_PER_PUZZLE[args.style]
     for_train = math.ceil(args.train / boards)
     own = None if args.style == "tutorial" else frozenset(args.without)
@@ -162,24 +164,26 @@ def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
 
 
 def numbered_puzzle(number: int, seed: int) -> str:
+    """Draw puzzle `number`; it depends on no other, so the order of the workers does not matter."""
     return draw_puzzle(np.random.default_rng([seed, number]))
 
 
 def set_up_worker(parent: int, lock: int) -> None:
-    """Prepare a process of the pool."""
+    """Prepare a process of the pool. `parent` is the main process; `lock` is its descriptor of alone_in."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
-        if os.getppid() != parent:  # it has ended already
+        if os.getppid() != parent:  # it has already ended
             os._exit(1)
     os.close(lock)  # the parent's, which a worker must not hold longer
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 
 class OneProcess(Executor):
-    """A pool of processes that is this process alone, and needs no shared memory."""
+    """A pool of one process, this one. Needs no shared memory."""
 
     def map(self, fn: Callable[..., Any], *iterables: Any, timeout: float | None = None, chunksize: int = 1) -> Any:
+        """Call `fn` in this process; `timeout` and `chunksize` have no effect."""
         return map(fn, *iterables)
 
 
@@ -192,12 +196,12 @@ def open_pool(workers: int, lock: int) -> Iterator[Executor]:
             context = multiprocessing.get_context("fork")
             pool = ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(), lock))
         except (ImportError, OSError) as error:
-            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): one draws alone")
+            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): drawing in one")
     try:
         yield pool
     except BrokenProcessPool:
         raise UserError(
-            "a process that draws was killed, as systems do when memory is full: close other programs, or take "
+            "a drawing process was killed, probably because memory is full: close other programs, or use "
             "fewer processes (python3 02_PrepareData.py --workers 1)"
         ) from None
     finally:
@@ -219,7 +223,7 @@ def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> lis
         judged = tqdm(judged, "check puzzles", unit=" puzzles", total=len(chosen))
     for puzzle, problem in zip(chosen, judged, strict=True):
         if problem:
-            raise UserError(f"{args.puzzles}, line {lines[puzzle]}: {problem}: mend or remove the line")
+            raise UserError(f"{args.puzzles}, line {lines[puzzle]}: {problem}: correct or remove the line")
     if len(own) < needed:
         boards, part = BOARDS_PER_PUZZLE[args.style], len(own) // 4
         raise UserError(
@@ -258,10 +262,10 @@ def draw_data(args: argparse.Namespace, new: Path, lock: int) -> dict[str, int]:
 
 
 def swap_in(new: Path, old: Path, out: Path, report: dict) -> None:
-    """Replace the parts of the data folder `out` by those of `new`; its old parts go into the folder `old`.
+    """Replace the parts of the data folder `out` by those of `new`, and move the old parts to `old`.
 
     Without prepared.json, which is removed first and written last, a data folder counts as half-written. Each step is
-    on the disk before the next, because a power cut may otherwise keep a later one alone.
+    synced to disk before the next, because a power cut could otherwise keep only a later one.
     """
     sync_all(new)
     (out / MARKER).touch()
@@ -277,21 +281,21 @@ def swap_in(new: Path, old: Path, out: Path, report: dict) -> None:
 
 
 def prepare(args: argparse.Namespace) -> dict[str, int]:
-    """Draw the data and put them in the place of older ones of this script; return the counts of draw_data.
+    """Draw the data and replace older data of this script; return the counts of draw_data.
 
-    Raises UserError if the folder holds data that were not made by this script.
+    Raises UserError if the folder holds data that this script did not make.
     """
     foreign = [args.out / part for part in (*SPLITS, "grids") if (args.out / part).exists()]
     if foreign and not (args.out / MARKER).exists():
         raise UserError(
-            f"{foreign[0]} was not made by this script: it is used as it is and never overwritten; "
+            f"{foreign[0]} was not made by this script, which never overwrites other data; "
             "to draw new data, choose another folder with --out (make DATA=)"
         )
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     report: dict = {"settings": settings}
     report["fonts"] = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}
     with alone_in(args.out) as lock:
-        # Named by process: what a killed run's workers still write must not get among this one's files.
+        # Named after the process, so that workers of a killed run cannot write into this run's folder.
         new, old = (args.out / f".{name}.{os.getpid()}" for name in ("new", "old"))
         for leftover in (*args.out.glob(".new.*"), *args.out.glob(".old.*")):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -305,6 +309,7 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Draw the data and print the number of cells per split."""
     counts = prepare(args)
     for split in ("train", "val"):
         cells = [counts[f"{split}/{label}"] for label in range(10)]

@@ -29,7 +29,7 @@ from digitnet_cli import (
 
 
 class Recipe(NamedTuple):
-    """How a network is trained; options of the command line replace the first five."""
+    """Training settings of a network; options on the command line replace the first five."""
 
     epochs: int  # passes over as many cells as there are
     batch_size: int  # cells per step
@@ -152,7 +152,7 @@ def build(args: argparse.Namespace, cells: Cells) -> TrainState:
 
 
 def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch: int, processes: Processes) -> float:
-    """Train for one epoch and return its mean loss; each process takes its share of every batch, all of it if alone."""
+    """Train for one epoch and return its mean loss; several processes share each batch."""
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
     generator, share = epoch_generator(args, epoch), processes.share
     order = draw_epoch(labels, args.steps * args.batch_size, args.blank_fraction, generator)
@@ -178,7 +178,7 @@ def fit(
 ) -> tuple[dict, list[dict]]:
     """Train for args.epochs; return the best epoch's state_dict and a record of every epoch.
 
-    Writes `checkpoint` after every epoch, and continues from it if it is of the same `run` (see fingerprint).
+    Writes `checkpoint` after every epoch, and continues from it if it belongs to the same `run` (see fingerprint).
     Raises UserError if the loss is not finite.
     """
     state = build(args, train_cells)
@@ -208,7 +208,7 @@ def fit(
 
 
 def accuracy(record: dict) -> float:
-    """Return the fraction of all validation cells that is right."""
+    """Return the fraction of validation cells that are right."""
     return 1 - record["val"]["wrong_cells"] / record["val"]["cells"]
 
 
@@ -266,8 +266,8 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
 def calibrate(model: torch.nn.Module, folder: Path) -> float:
     """Scale the logits so that the cells in `folder` are likeliest; return the factor, 1 without such a folder.
 
-    They are drawn cells in fonts that training never saw: probabilities of cells like those of the training would be
-    too high. No real photo has a part in it.
+    The cells are drawn in fonts that training never sees: on the training's own fonts, probabilities are too high. No
+    real photo is used.
     """
     if not folder.is_dir():
         return 1.0
@@ -289,6 +289,7 @@ def export_onnx(weights: Path, onnx_file: Path, seed: int) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Train, then export; --train-only and --export-only do one of the two. Only the first process exports."""
     torch.set_num_threads(args.threads)
     weights = args.out / f"{args.model}_best.pth"
     processes = Processes()

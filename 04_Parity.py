@@ -3,11 +3,11 @@
 
 Contract: onnx.checker with full shape inference, opset, IR version, one file, names, types, the batch as the only
 free dimension, finite weights, and every weight bit for bit that of the state_dict.
-Answers: noise in batches of several sizes, inputs at the ends, all validation cells, cells of boards drawn as in
-photos of newspapers, in fonts that training never sees.
+Answers: noise in batches of several sizes, inputs at the ends of the range, all validation cells, and cells of drawn
+newspaper photos, in fonts that training never sees.
 PyTorch in float64 is the reference, so that a mismatch can be attributed to one stage: PyTorch's float32, the
 exported graph (ONNX Runtime with its optimizer off), or ONNX Runtime's optimizer (the graph as it ships).
-Collects every failure and prints one per line. Writes parity.json and, if asked, golden vectors.
+Collects every failure and prints one per line. Writes parity.json and, with --write-golden, golden vectors.
 
 On another machine, with numpy and onnxruntime alone (requirements-inference.txt), copy both files there and run
   python3 04_Parity.py --onnx sudoku_digitnet.onnx --golden golden.npz
@@ -35,6 +35,7 @@ FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; --golden excludes --write-golden."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the exported model")
@@ -80,10 +81,9 @@ def fast_math() -> dict[str, str]:
 
 
 def count_changes(reference: Reference, logits: np.ndarray, rounding: float) -> dict:
-    """Count the cells with another best class, or on another side of the threshold, in `logits` than in PyTorch.
+    """Count argmax changes and threshold crossings between PyTorch and `logits`, ignoring ties within `rounding`.
 
-    Ties within `rounding`, the largest difference of two logits, do not count: they may fall either way in any two
-    float32 programs.
+    `rounding` is the largest difference of two logits: any two float32 programs may break such ties differently.
     """
     second, best = np.sort(reference.float64_logits, axis=1)[:, -2:].T
     sure = best - second > 2 * rounding
@@ -117,7 +117,7 @@ def attribute(errors: dict[str, dict], result: dict, limits: Limits) -> list[str
 def compare(
     reference: Reference, unoptimized: InferenceSession, optimized: InferenceSession, limits: Limits
 ) -> tuple[list[str], dict]:
-    """Compare ONNX Runtime, without and with its optimizer, with PyTorch: failures by line, and what was measured."""
+    """Compare ONNX Runtime, without and with its optimizer, with PyTorch; return failures and measurements."""
     try:
         graph_logits = run_logits(unoptimized, reference.inputs, reference.batch)
         logits = run_logits(optimized, reference.inputs, reference.batch)
@@ -146,9 +146,9 @@ def compare(
 def check(
     onnx_file: Path, weights: dict, references: list[Reference], limits: Limits, log: Callable[[str], None] = print
 ) -> tuple[list[str], dict[str, dict]]:
-    """Check all of parity: every failure as a line, and the measurements by set; `log` gets the table's lines.
+    """Check contract and answers; return every failure, and the measurements by set. `log` gets the table's lines.
 
-    Raises UserError, with all that was found, if ONNX Runtime cannot load the file.
+    Raises UserError, with every failure found so far, if ONNX Runtime cannot load the file.
     """
     failures = contract_failures(onnx_file, weights) if onnx_file.is_file() else []
     try:
@@ -175,7 +175,7 @@ def check(
 
 
 def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
-    """Check the ONNX file against golden vectors: every failure as a line, and the report."""
+    """Check the ONNX file against golden vectors; return every failure, and the report."""
     sessions = {"as it ships": open_session(args.onnx), "optimizer off": open_session(args.onnx, optimize=False)}
     failures, report = check_golden(args.golden, args.onnx, sessions, limits)
     for place, result in report["measured"].items():
@@ -184,7 +184,7 @@ def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list
 
 
 def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
-    """Check the ONNX file against the weights, and write golden vectors if asked: failures as lines, and the report."""
+    """Check the ONNX file against the weights, and write golden vectors if asked; return failures and report."""
     import torch
 
     torch.set_num_threads(1)  # compute_reference runs batches side by side instead
@@ -207,7 +207,7 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
 
 
 def summarize(failures: list[str], measured: dict[str, dict]) -> str:
-    """Put the verdict into one line."""
+    """Return the verdict as one line."""
     if not measured:
         return "parity failed: nothing could be measured"
     mae, largest = (max(result[name] for result in measured.values()) for name in ("mae", "max_abs"))
@@ -225,6 +225,7 @@ def summarize(failures: list[str], measured: dict[str, dict]) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Check, write the report, print the verdict. Raises UserError with every failure."""
     verdict = args.report or args.onnx.with_name("parity.json")
     verdict.unlink(missing_ok=True)  # an earlier verdict must not outlast a check that cannot be carried out
     keep_freed_memory()

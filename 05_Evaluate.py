@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Count and draw what an ONNX file reads right and wrong: held-out cells, pages, real newspapers. Needs no torch.
+"""Count and draw the errors of an ONNX file: on held-out cells, pages and real newspapers. Needs no torch.
 
 validation cells   every cell of data/val
 camera pages       the camera's validation pages, straightened at slightly wrong corners, as a grid detector
                    would find them, with the crop margin of the tutorial's grid processor, 12 %
 real boards        data/real/boards, from photos of newspapers, at crop margins 0 %, 6 % and 12 %. They are never
                    trained on, and no epoch, threshold or other setting is chosen by them
-real photos        data/real/photos, whole photos that digitnet_board.py finds the board in and reads
+real photos        data/real/photos, whole photos, in which digitnet_board.py finds and reads the board
 
 Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as the tutorial's clients do,
 and without. Writes artifacts/evaluation.json and pictures: confusion_matrix.png, misread_cells.png,
@@ -35,6 +35,7 @@ WHERE = "`make real` makes them from a clone of https://github.com/wichtounet/su
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; args.real stays None without --real, as a missing default folder is no error."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the exported model")
@@ -106,6 +107,7 @@ from digitnet_scores import (
 
 
 def read(session: onnxruntime.InferenceSession, cells: Cells) -> Reading:
+    """Classify every cell."""
     return Reading(cells, *classify(session, cells.pixels))
 
 
@@ -128,7 +130,7 @@ def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
 
 
 def read_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace) -> dict[str, Reading]:
-    """Read every set that is there, by name; print which are not."""
+    """Read every set that exists, by name; print which are skipped."""
     readings = {VALIDATION: read(session, load_cells(args.data / "val"))}
     grids = args.data / "grids"
     if (grids / "val.csv").exists():
@@ -181,7 +183,7 @@ def print_report(report: dict[str, dict]) -> None:
 
 
 def summarize(report: dict[str, dict], photos: dict | None) -> str:
-    """Put the errors that matter, as clients read, into one line."""
+    """Return the main error counts, with the threshold, as one line."""
     parts = []
     for name in (name for name in (VALIDATION, CAMERA, REAL) if name in report):
         counts = report[name]["thresholded"]
@@ -212,8 +214,8 @@ def draw_history(history: Path, picture: Path) -> None:
 
 
 def draw_pictures(readings: dict[str, Reading], photos: list[PhotoReading], args: argparse.Namespace) -> None:
-    """Draw the pictures whose sources are there."""
-    draw_history(args.onnx.with_name("training.json"), args.out / "learning_curve.png")  # first: it may be refused
+    """Draw the pictures whose sources exist."""
+    draw_history(args.onnx.with_name("training.json"), args.out / "learning_curve.png")  # first: it may raise
     shown = {name: readings[name] for name in (VALIDATION, REAL) if name in readings}
     tables = {name: confusion(reading.cells.labels, reading.thresholded) for name, reading in shown.items()}
     title = f"{args.onnx}, cells below {CONFIDENCE_THRESHOLD} taken as blank"
@@ -229,9 +231,9 @@ def draw_pictures(readings: dict[str, Reading], photos: list[PhotoReading], args
 
 
 def check_accuracy(report: dict[str, dict], photos: dict, least: list[float]) -> None:
-    """Raise UserError if fewer percent of the real cells, digits, boards or photos are right, or a photo's verdict is.
+    """Raise UserError if too few real cells, digits, boards or photos are right, or a verified photo is wrong.
 
-    The cells are counted as clients read them.
+    `least` has the four percentages that are required. Cells below the threshold count as blank.
     """
     counts, whole = report[REAL]["thresholded"], photos["all"]
     percent = {kind: 100 * (1 - counts[f"wrong_{kind}"] / counts[kind]) for kind in ("cells", "digits", "boards")}
@@ -251,6 +253,7 @@ def check_accuracy(report: dict[str, dict], photos: dict, least: list[float]) ->
 
 
 def main(args: argparse.Namespace) -> None:
+    """Read all sets, print and write the counts, draw the pictures, and check --min-accuracy."""
     if args.real and not args.real.is_dir():
         raise UserError(f"no folder {args.real}: name one that holds real boards, or leave --real out (make REAL=)")
     args.real = args.real or REAL_BOARDS

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Read Sudoku boards from photos: find the board, read its 81 cells, and say whether the reading can be trusted.
 
-python3 06_ReadBoard.py photo.jpg                      the grid, a verdict, and why it is doubtful
-python3 06_ReadBoard.py --picture out.png photo.jpg    the frame and the digits drawn over the photo
-python3 06_ReadBoard.py --json *.jpg                   one line of JSON per photo, for programs
+python3 06_ReadBoard.py photo.jpg                      prints the grid, a verdict, and why it is doubtful
+python3 06_ReadBoard.py --picture out.png photo.jpg    also draws the frame and the digits over the photo
+python3 06_ReadBoard.py --json *.jpg                   prints one line of JSON per photo, for programs
 
 The verdict is one of: verified (the digits have exactly one solution, and no other likely reading of a cell has; exit
 code 0), suspect (3), not found (4); of several photos the highest counts. A photo that cannot be read is an error (1).
@@ -25,15 +25,16 @@ FOLDER = Path(__file__).resolve().parent
 MODELS = FOLDER / "artifacts/photo/sudoku_digitnet.onnx", FOLDER / "pretrained/sudoku_digitnet_photo.onnx"
 EXIT_CODES = {"verified": 0, "suspect": 3, "not found": 4}
 UNREADABLE = 1
-MAX_REASONS = 3  # per photo where each gets one line; the grid of a single photo comes with all
+MAX_REASONS = 3  # per photo, of several; a single photo is printed with all
 GREEN, ORANGE, RED = (0, 160, 0), (0, 140, 255), (0, 0, 220)  # as OpenCV orders colours: blue, green, red
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; --corners and --picture need a single photo."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("photos", type=Path, nargs="+", metavar="PHOTO", help="an image that OpenCV reads (JPEG, PNG)")
-    add("--onnx", type=Path, metavar="FILE", help="the model (the best one there is, if not given)")
+    add("--onnx", type=Path, metavar="FILE", help="the model (default: see above)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--straightened", action="store_true", help="the board fills the picture: do not look for it")
     where.add_argument(
@@ -67,7 +68,7 @@ from reading.rules import name_of, place_of
 
 
 def find_model(given: Path | None) -> Path:
-    """Return the path of the model that is asked for, or of the best one that there is."""
+    """Return `given`, or else the first of MODELS that exists. Raises UserError if there is none."""
     path = given or next((model for model in MODELS if model.is_file()), None)
     if path is None:
         raise UserError(f"no ONNX file {MODELS[0]}: make it with `make -C {FOLDER} PROFILE=photo`")
@@ -97,7 +98,7 @@ def text_of(digits: np.ndarray | list[int]) -> str:
 
 
 def describe(reading: Reading) -> str:
-    """Say in one line what was read."""
+    """Return verdict, digits and the first reasons as one line."""
     reasons = [reason.text for reason in reading.reasons]
     if len(reasons) > MAX_REASONS:
         reasons = [*reasons[:MAX_REASONS], f"{len(reasons) - MAX_REASONS} more"]
@@ -108,7 +109,7 @@ def describe(reading: Reading) -> str:
 
 
 def print_board(reading: Reading, solve: bool) -> None:
-    """Print all that a person wants to know of a single photo."""
+    """Print a single photo's reading for people: grid, digits, verdict, reasons, and the solution if asked."""
     if reading.digits is None:
         print(describe(reading))
         return
@@ -180,7 +181,7 @@ def draw_picture(photo: np.ndarray, reading: Reading) -> np.ndarray:
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture in the format that its name asks for."""
+    """Write a picture in the format of its name's ending. Raises UserError if OpenCV does not write it."""
     try:
         content = cv2.imencode(path.suffix or ".", picture)[1].tobytes()
     except cv2.error:
@@ -189,6 +190,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Read every photo, print the results, and exit with the highest code of them."""
     cv2.setNumThreads(1)  # a photo is too little work for more, and starting them takes longer
     session = open_session(find_model(args.onnx), threads=1)
     codes = []

@@ -1,10 +1,10 @@
-"""From a photo to the 81 digits of a Sudoku board, and whether they can be trusted. Needs no torch.
+"""Read the 81 digits of a Sudoku board from a photo, and judge whether they can be trusted. Needs no torch.
 
     load_photo -> find_board -> straighten_page -> read_board
-    grey pixels   the place     a square           digits, and a verdict: verified, suspect, or not found
+    grey pixels   the corners   a square           digits, and a verdict: verified, suspect, or not found
 
-The parts lie in reading/: where a board may be (proposals.py), what a grid looks like (grid.py), what the ink says
-(ink.py), and what the rules of Sudoku say (rules.py).
+The parts are in reading/: candidate places (proposals.py), likeness to a grid (grid.py), size and darkness of the ink
+(ink.py), the rules of Sudoku (rules.py).
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
 
 
 class Reading(NamedTuple):
-    """All that is known of the board in a photo. Cells and digits are those of the board turned upright."""
+    """The reading of a photo's board. Cells and digits are those of the board turned upright."""
 
-    verdict: str  # VERIFIED, SUSPECT or NOT_FOUND; in the last case there is nothing below but reasons
+    verdict: str  # VERIFIED, SUSPECT or NOT_FOUND; in the last case only `reasons` is set
     reasons: list[Reason]  # why it is not VERIFIED
     board: Board | None = None
     corners: np.ndarray | None = None  # float32 [4, 2] x, y in the photo, clockwise from the board's own top left
-    turn: int = 0  # how far the board is turned clockwise in the photo: 0, 90, 180 or 270
+    turn: int = 0  # clockwise turn of the board in the photo: 0, 90, 180 or 270 degrees
     inverted: bool = False  # light digits on dark cells
     digits: np.ndarray | None = None  # int64 [81], 0 = blank
     probabilities: np.ndarray | None = None  # float32 [81, 10]
@@ -81,7 +81,7 @@ class Reading(NamedTuple):
 
 
 def find_board(photo: np.ndarray) -> Board | None:
-    """Find the board in a grey photo, uint8 [H, W]: of several, the largest; None if there is none."""
+    """Find the board in a grey photo, uint8 [H, W], the largest of several; return None if there is none."""
     longer = max(photo.shape)
     if min(photo.shape) < MIN_SIDE:
         return None
@@ -103,7 +103,7 @@ def find_board(photo: np.ndarray) -> Board | None:
 
 
 def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
-    """Return the best of the boards that a mask of ink proposes, pulled to the lines; the largest of several boards."""
+    """Return the best board that a mask of ink proposes, pulled to the lines; of several boards, the largest."""
 
     def scored(board: Board) -> Board:
         return board._replace(score=grid_score(pyramid, board))
@@ -137,10 +137,10 @@ def read_board(
     board: Board | None = None,
     crop_margin: float | None = None,
 ) -> Reading:
-    """Read the board in a grey photo, uint8 [H, W]; it is looked for unless `board` says where it is.
+    """Read the board in a grey photo, uint8 [H, W]; find it first unless `board` is given.
 
-    `crop_margin` is cropped off each side of a cell; None: what suits the size of the digits.
-    Raises UserError if `session` does not run a file that keeps the contract of digitnet_onnx.
+    `crop_margin` is cropped off each side of a cell; by default it depends on the size of the digits.
+    Raises UserError if the file of `session` breaks the contract of digitnet_onnx.
     """
     check_signature(session)
     board = board or find_board(photo)
@@ -183,7 +183,7 @@ def read_board(
 
 
 def straighten_page(photo: np.ndarray, board: Board) -> np.ndarray:
-    """Straighten a board with its border; where there are more pixels than needed, shrink first, against aliasing."""
+    """Straighten a board with its border; shrink photos with more pixels than needed first, against aliasing."""
     scale = min(1.0, 1.4 * CELL / board.cell)
     if scale < 1:
         outline = photo_points(board, rectangle(-BORDER, -BORDER, 9 + 2 * BORDER, 9 + 2 * BORDER))
@@ -219,10 +219,10 @@ def read_logits(session: onnxruntime.InferenceSession, page: np.ndarray, crop: t
 def find_turn(
     session: onnxruntime.InferenceSession, page: np.ndarray, ink: Ink, crop_margin: float
 ) -> tuple[int, float]:
-    """Find how many quarter turns counterclockwise set a board upright, and how much likelier that is than the others.
+    """Return how many quarter turns counterclockwise set a board upright, and by how much that turn is likelier.
 
-    Likelihood is the logarithm of the probability of the best digits, where there is ink of a digit's size, less one
-    for each digit repeated.
+    The likelihood is the log probability of the best digits, where there is ink of a digit's size, less one for each
+    repeated digit. The second value is the gap to the next best turn.
     """
     cells = cut_cells(page, crop_margin).reshape(9, 9, CELL_SIZE, CELL_SIZE)
     turned = np.stack([np.rot90(np.rot90(cells, turn), turn, axes=(2, 3)) for turn in range(4)])
@@ -236,9 +236,10 @@ def find_turn(
 
 
 def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> np.ndarray:
-    """Take what cannot be a digit by its ink as blank: ghosts of the reverse page, texture, pencil marks; int [81].
+    """Return the digits, int [81]; cells whose ink cannot be a digit (ghosts, texture, pencil marks) become blank.
 
-    The ink may be wrong, as with a pale print: of the readings with and without it, the first with one solution stands.
+    The ink may be wrong, as with a pale print: so return the first reading, with or without this rule, that has one
+    solution.
     """
     digits = np.where(ink.digit_sized, guesses, BLANK)
     unmarked = np.where(ink.beside, BLANK, digits)
@@ -250,7 +251,7 @@ def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> np.ndarray:
 
 
 def possible_readings(logits: np.ndarray, probabilities: np.ndarray, ink: Ink) -> list[set[int]]:
-    """List the classes that each cell may hold: the likely ones, one that any crop shows, and what the ink says.
+    """List the classes that each cell may hold: likely ones, the best at any crop margin, and those the ink allows.
 
     A cell that reads as blank and has no ink of a digit's size is blank.
     """
@@ -270,7 +271,7 @@ def possible_readings(logits: np.ndarray, probabilities: np.ndarray, ink: Ink) -
 
 
 def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:
-    """Name what makes the grid itself doubtful: too few lines seen, or blank cells that are covered or bleached."""
+    """Return reasons to doubt the grid itself: too few visible lines, or blank cells with faint ones."""
     side = (9 + 2 * BORDER) * SCORE_CELL
     dark = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
     contrast = Pyramid.contrast_of(whole)

@@ -1,4 +1,4 @@
-"""What every script shares: options, errors in one line, files written whole, JSON reports.
+"""Shared by all scripts: options, errors in one line, files written whole, JSON reports.
 
 Standard library only, so that a script can read its options before it imports a package.
 """
@@ -37,7 +37,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reads it when it is imp
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the message says what is wrong, where, and what to do."""
+    """A mistake that the user can correct: the message has cause, place and cure."""
 
 
 def start_script() -> None:
@@ -49,7 +49,7 @@ def start_script() -> None:
 
 
 def open_streams() -> None:
-    """Have stdout and stderr take any text, whoever gave them and even if they were closed."""
+    """Make stdout and stderr accept any text, even if they are closed or have another encoding."""
     while (unused := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next file that is opened would get what C prints
         pass
     os.close(unused)
@@ -61,7 +61,7 @@ def open_streams() -> None:
 
 
 def supply_environment() -> None:
-    """Give packages what they expect of every process: a user's name, a home, their own versions of each other."""
+    """Provide what packages expect of every process: a user's name, a home, the environment's own packages."""
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a container's user without an entry in /etc/passwd; torch asks for the name
@@ -74,7 +74,7 @@ def supply_environment() -> None:
 
 
 def report_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print one line if a package cannot be imported, and all other exceptions as Python does (a sys.excepthook)."""
+    """Print one line if a package cannot be imported, and other exceptions as usual; replaces sys.excepthook."""
     if not isinstance(error, ImportError):
         return sys.__excepthook__(kind, error, trace)
     missing = isinstance(error, ModuleNotFoundError)
@@ -89,14 +89,14 @@ def report_missing_package(kind: type[BaseException], error: BaseException, trac
 
 
 def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> NoReturn:
-    """Run a script's main and exit; the user's mistakes end in one line on stderr and exit code 1, no traceback."""
+    """Run a script's main and exit. A user's mistake gives one line on stderr and exit code 1, no traceback."""
     script = os.path.basename(sys.argv[0])
     try:
         main(args)
         sys.exit(0)
     except UserError as error:
         sys.exit(f"{script}: {error}")
-    except BrokenPipeError:  # whoever read the output has left, as `head` does: no fault to report
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does: no error
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # Python still writes what is left
         sys.exit(141)
@@ -113,9 +113,9 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
 
 
 def remake(path: Path | str, names: Iterable[str], target: str, script: str) -> str:
-    """Return what to run to make `path` anew, for a message: `make target` if it is make's file, or else `script`.
+    """Return the command that makes `path` anew, for a message: `make target` if it is make's file, else `script`.
 
-    A file with none of these names is another one, given by mistake: not to be removed.
+    A file with none of `names` was given by mistake, so the command must not remove it.
     """
     path, here = Path(path), Path.cwd()
     if path.name not in names:
@@ -134,14 +134,15 @@ def remake(path: Path | str, names: Iterable[str], target: str, script: str) -> 
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argparse parser that answers wrong usage in one line (exit code 2)."""
+    """An argparse parser that reports wrong usage in one line (exit code 2)."""
 
     def error(self, message: str) -> NoReturn:
+        """Print one line that points to --help, and exit with code 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help shows `description` as it is written and every option with its default."""
+    """Return a parser whose help shows `description` unchanged, and every option with its default."""
 
     class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -170,13 +171,13 @@ fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 
 def available_cpus() -> int:
-    """Return how many cores this process may use: those that it is bound to, fewer where its container is limited."""
+    """Return the number of cores that this process may use, by its CPU affinity and its container's limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, math.ceil(container_cpus(Path("/")))))
 
 
 def container_cpus(system: Path) -> float:
-    """Return how many cores the control groups of this process allow, version 1 or 2; infinity if there is no limit.
+    """Return the cores that this process's control groups (version 1 or 2) allow; sys.maxsize without a limit.
 
     `system` is the root of the file system, which holds proc and sys.
     """
@@ -186,7 +187,7 @@ def container_cpus(system: Path) -> float:
     for line in groups:
         _, controllers, group = line.split(":", 2)
         folder = system / "sys/fs/cgroup" / controllers / group.lstrip("/")
-        for place in (folder, *folder.parents):  # a container may not see its own folder; those above limit it, too
+        for place in (folder, *folder.parents):  # a container may not see its own folder; parents limit it as well
             for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
                 with contextlib.suppress(OSError, ValueError):  # not there, or no limit
                     quota, period = map(int, " ".join((place / name).read_text() for name in names).split())
@@ -195,7 +196,7 @@ def container_cpus(system: Path) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory that a step of PyTorch frees for the next step; do nothing without glibc.
+    """Make glibc keep the memory that a step of PyTorch frees for the next step; do nothing without glibc.
 
     glibc may otherwise return large blocks to the system, which clears them page by page when they are needed again.
     """
@@ -206,7 +207,7 @@ def keep_freed_memory() -> None:
 
 
 def sync(path: Path | str) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk, where a power cut leaves it."""
+    """Sync a file's content, or a folder's list of names, to disk, so that it survives a power cut."""
     try:
         opened = os.open(path, os.O_RDONLY)
         try:
@@ -219,7 +220,7 @@ def sync(path: Path | str) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """Wait until all that was written to the file system of `folder` is on the disk: many small files at once."""
+    """Sync the whole file system of `folder` to disk: faster than `sync` for many small files."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         if not (syncfs := getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)):
@@ -232,9 +233,9 @@ def sync_all(folder: Path) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[int]:
-    """Keep other runs out of `folder` until this one ends, however it ends; yield the descriptor that holds the lock.
+    """Lock `folder` against other runs until this one ends, however it ends; yield the lock's descriptor.
 
-    Raises UserError if another run is in it.
+    Raises UserError if another run holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -243,16 +244,16 @@ def alone_in(folder: Path) -> Iterator[int]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another run is writing to {folder}: wait for its end, or use another") from None
+                raise UserError(f"another run is writing to {folder}: wait until it ends, or name another") from None
         yield lock
     finally:
         os.close(lock)
 
 
 def write_file(path: Path | str, write: Callable[[str], object]) -> None:
-    """Call write(temporary name in the same folder), then rename: `path` is whole or as it was before.
+    """Call write(temporary name in the same folder), then rename: `path` is complete or unchanged.
 
-    It is on the disk when this returns, so a power cut cannot take it once an older file is removed.
+    The file is synced to disk before this returns, so it survives a power cut.
     """
     path = Path(path)
     folders = [path.parent]
@@ -283,7 +284,7 @@ def write_json(path: Path | str, content: dict[str, Any]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the beginning of a library's message, on one line."""
+    """Return the first 200 characters of an exception's message, on one line."""
     return " ".join(str(error).split())[:200]
 
 
@@ -293,7 +294,7 @@ def sha256(path: Path | str) -> str:
 
 
 def describe_run() -> dict:
-    """Return where and when this ran, for the JSON reports: date, machine, CPU cores, versions, command."""
+    """Return date, machine, CPU cores, versions and command of this run, for the JSON reports."""
     packages = ["torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "opencv-python-headless"]
     versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     return {
@@ -308,7 +309,7 @@ def describe_run() -> dict:
 
 
 def cpuinfo() -> dict[str, str]:
-    """Return the last processor's entry in /proc/cpuinfo, empty where there is no such file."""
+    """Return the last processor's entry in /proc/cpuinfo, or {} if that file is missing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

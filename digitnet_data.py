@@ -1,4 +1,4 @@
-"""Cells: from image files to arrays to the networks' input. Needs no torch; what touches images loads OpenCV itself.
+"""Cells: from image files to arrays to the networks' input. Needs no torch; functions on images import OpenCV.
 
 The input contract of the networks, stated here and nowhere else: a cell is 28x28 grey pixels (0 = black ink,
 255 = white paper); class 0 is a blank cell, classes 1-9 are the digits; `normalize` turns pixels into the input.
@@ -24,20 +24,20 @@ from digitnet_cli import ROOT, UserError, first_line, remake
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CELL_SIZE = 28  # pixels a side
+CELL_SIZE = 28  # pixels per side
 NUM_CLASSES = 10
 BLANK = 0  # the class of an empty cell
-CONFIDENCE_THRESHOLD = 0.65  # clients turn a cell whose best probability is lower into a blank
+CONFIDENCE_THRESHOLD = 0.65  # clients take a cell with a lower best probability as blank
 
 BOARD_SIDE = 450  # pixels of a straightened board, from which the tutorial's grid processor cuts its cells
-# What is cut off each side of a cell, as a fraction of the cell. Clients cut between nothing and the last, which is
-# what the tutorial's grid processor cuts; real boards are read at all three.
+# Cut off each side of a cell, as a fraction of the cell. Clients cut between 0 and 0.12, the value of the tutorial's
+# grid processor; real boards are read at all three.
 CROP_MARGINS = (0.0, 0.06, 0.12)
 
 MIN_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
-PREPARED = "prepared.json"  # there when our data folder is whole: removed first, written last
-# What systems and programs leave in folders, besides names that begin with a dot: no data, at any level.
+PREPARED = "prepared.json"  # exists if our data folder is complete: removed first, written last
+# Files and folders of systems and programs, which are no data at any level.
 SYSTEM_NAMES = re.compile(
     r"\..*|thumbs\.db.*|ehthumbs.*\.db|desktop\.ini|icon\r|.*:zone\.identifier|~\$.*|.*~|__.*__|__macosx|lost\+found"
     r"|[@#$](eadir|.*recycle.*|.*snapshot.*|tmp)|system volume information|recycler|found\.\d+|lost\.dir",
@@ -49,12 +49,12 @@ REAL_BOARDS = ROOT / "data" / "real"  # photos: for measuring, never for trainin
 
 
 class Cells(NamedTuple):
-    """Cells in memory: of a data folder in the order of class, then file name; of boards row by row."""
+    """Cells in memory: a data folder's by class, then file name; a board's row by row."""
 
     pixels: np.ndarray  # uint8 [N, 28, 28]
     labels: np.ndarray  # int64 [N], 0-9
-    boards: np.ndarray  # str [N], the page or board that a cell is of
-    places: np.ndarray  # int64 [N], 9 * row + column in the board, or -1 where a file name does not say
+    boards: np.ndarray  # str [N], the name of the cell's page or board
+    places: np.ndarray  # int64 [N], 9 * row + column in the board, or -1 if the file name has none
 
 
 class Page(NamedTuple):
@@ -76,16 +76,16 @@ def normalize(pixels: Any) -> Any:
 def load_cells(folder: Path | str) -> Cells:
     """Decode `folder`/0 .. `folder`/9, ten folders of 28x28 8-bit grey PNGs; print a note if some store RGB.
 
-    Raises UserError, naming the culprit, if a class folder is missing, empty or one too many, an image is unreadable
-    or of another size or kind, or `folder` lies among the real boards, which must stay unseen: scripts train on, and
-    choose the best epoch by, what this function returns.
+    Raises UserError, naming the file or folder, if a class folder is missing, empty or unknown, an image is unreadable
+    or of another size or kind, or `folder` is among the real boards, which must stay unseen: scripts train on these
+    cells, and choose the best epoch by them.
     """
     folder = Path(folder)
     if REAL_BOARDS in (folder.resolve(), *folder.resolve().parents):
-        raise UserError(f"{folder} lies in data/real, which is for measuring, never for training: use other data")
+        raise UserError(f"{folder} is in data/real, which is for measuring, never for training: use other data")
     paths, labels = list_cells(folder)
     read_ahead(paths)
-    # One thread: a cell takes some microseconds, and threads would spend more on handing over the GIL.
+    # One thread: a cell takes a few microseconds, less than threads need to hand over the GIL.
     pixels = np.empty((len(paths), CELL_SIZE, CELL_SIZE), np.uint8)
     colour = []
     for i, path in enumerate(paths):
@@ -127,12 +127,12 @@ def list_cells(folder: Path) -> tuple[list[str], list[int]]:
 
 
 def visible(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, without hidden and system files and folders."""
+    """Return a folder's entries without hidden and system files and folders."""
     return [entry for entry in os.scandir(folder) if not SYSTEM_NAMES.fullmatch(entry.name)]
 
 
-def mend_data(folder: Path, cure: str = "mend the folder, or name another with --data (make DATA=)") -> str:
-    """Return what to do about a data folder, for a message: make it anew if it is not the reader's own, or `cure`."""
+def mend_data(folder: Path, cure: str = "correct the folder, or name another with --data (make DATA=)") -> str:
+    """Return the cure for a broken data folder, for a message: `cure` if it is the user's own, else a command."""
     if not (folder / MARKER).exists() and any((folder / split).exists() for split in ("train", "val")):
         return cure
     return remake(folder / PREPARED, [PREPARED], "data", f"02_PrepareData.py --out {shlex.quote(str(folder))}")
@@ -155,9 +155,9 @@ def read_ahead(paths: Iterable[str]) -> None:
 
 
 def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
-    """Read one cell image -> uint8 [28, 28], and whether it stores grey as RGB (all three equal everywhere).
+    """Read one cell image; return uint8 [28, 28], and whether it stores grey as RGB (three equal channels).
 
-    Raises UserError if it is anything else than a still 28x28 image of 8 bits that is grey and opaque.
+    Raises UserError if it is not a still 28x28 image of 8 bits that is grey and opaque.
     """
     import cv2
 
@@ -170,7 +170,7 @@ def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
     except cv2.error as error:  # more pixels than it decodes
         raise bad_cell(path, f"is not a readable image ({first_line(error)})") from None
     if b"acTL" in content[:100]:
-        raise bad_cell(path, "is animated, so which of its images counts is not certain")
+        raise bad_cell(path, "is animated, but a cell is a single image")
     if image is None:
         raise bad_cell(path, "is not a readable image")
     colour = image.ndim == 3
@@ -183,7 +183,7 @@ def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
 
 
 def bad_cell(path: Path | str, problem: str) -> UserError:
-    """Return the error to raise for a cell."""
+    """Return the error for a cell: its path, the problem, and the cure for its data folder."""
     return UserError(f"{path} {problem}: {mend_data(Path(path).absolute().parents[2], 'replace or remove it')}")
 
 
@@ -195,10 +195,10 @@ def sha256_of_cells(cells: Cells) -> str:
 
 
 def duplicate_pages(train: Cells, val: Cells) -> list[str]:
-    """Name the pages of `val` that are in `train`, too, under any name: the same digits at the same places.
+    """Return the names of pages of `val` that are also in `train`, under any name: same digits at the same places.
 
-    Compares pixel for pixel. Single cells may well be the same, since clean prints of a digit are alike, and so may
-    pages with fewer than MIN_DIGITS.
+    Digits are compared pixel by pixel. Equal single cells are allowed, because clean prints of a digit are alike, and
+    so are equal pages with fewer than MIN_DIGITS.
     """
 
     def pages(cells: Cells) -> dict[bytes, str]:
@@ -212,7 +212,7 @@ def duplicate_pages(train: Cells, val: Cells) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file of people: UTF-8, UTF-16 with its mark, or Latin-1. Raises UserError if it is none."""
+    """Read a user's text file: UTF-8, UTF-16 with a byte order mark, or Latin-1. Raises UserError if it is no text."""
     content = path.read_bytes()
     marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     for encoding in [name for mark, name in marks.items() if content.startswith(mark)] or ["utf-8", "latin-1"]:
@@ -224,7 +224,7 @@ def read_text(path: Path) -> str:
 
 
 def read_pages(table: Path) -> list[Page]:
-    """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes. Raises UserError if it is not whole."""
+    """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes. Raises UserError if it is damaged."""
     folder = table.with_suffix("")
     try:
         pages = [
@@ -237,7 +237,7 @@ def read_pages(table: Path) -> list[Page]:
             raise ValueError(f"it does not list the pages in {folder}")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         problem = f"{table} is not what 02_PrepareData.py writes ({type(error).__name__}: {first_line(error)})"
-        raise UserError(f"{problem}: {mend_data(folder.parents[1], 'mend or remove it')}") from None
+        raise UserError(f"{problem}: {mend_data(folder.parents[1], 'correct or remove it')}") from None
     return pages
 
 
@@ -249,16 +249,16 @@ def read_photos(table: Path) -> list[Page]:
             try:
                 photo = Page(f"{row['photo']}.jpg", row["givens"], corners_of(row), int(row["turn"]), row["kind"])
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{table}, line {number}: {first_line(error)}: mend it") from None
+                raise UserError(f"{table}, line {number}: {first_line(error)}: correct it") from None
             if (
                 not is_board(photo.givens)
                 or photo.turn not in (0, 90, 180, 270)
                 or not np.isfinite(photo.corners).all()
             ):
-                raise UserError(f"{table}, line {number}: givens, corners or turn cannot be: mend them")
+                raise UserError(f"{table}, line {number}: givens, corners or turn are impossible: correct them")
             photos.append(photo)
     if not photos:
-        raise UserError(f"{table} lists no photo: mend it, or remove it")
+        raise UserError(f"{table} lists no photo: correct or remove it")
     return photos
 
 
@@ -268,12 +268,12 @@ def corners_of(row: dict[str, str]) -> np.ndarray:
 
 
 def is_board(givens: str | None) -> bool:
-    """True for 81 digits."""
+    """Return whether `givens` is 81 digits."""
     return givens is not None and len(givens) == 81 and givens.isascii() and givens.isdigit()
 
 
 def load_boards(folder: Path | str, crop_margin: float) -> Cells:
-    """Cut the cells of the straightened boards in `folder`/boards; their truth is in `folder`/labels.csv.
+    """Cut the straightened boards in `folder`/boards into cells, labelled by `folder`/labels.csv.
 
     Raises UserError if the labels or a board cannot be read.
     """
@@ -281,12 +281,12 @@ def load_boards(folder: Path | str, crop_margin: float) -> Cells:
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(labels_file))))
     except csv.Error as error:
-        raise UserError(f"{labels_file} is not a table of boards and givens ({error}): mend it") from None
+        raise UserError(f"{labels_file} is not a table of boards and givens ({error}): correct it") from None
     for row in rows:
         if not row.get("board") or not is_board(row.get("givens")):
-            raise UserError(f"{labels_file}: {row} is not a board's name and 81 digits, 0 = blank: mend it")
+            raise UserError(f"{labels_file}: {row} is not a board's name and 81 digits, 0 = blank: correct it")
     if not rows:
-        raise UserError(f"{labels_file} lists no board: mend it, or leave --real out")
+        raise UserError(f"{labels_file} lists no board: correct it, or omit --real")
     pixels = []
     for row in rows:
         path = find_picture(Path(folder) / "boards" / row["board"])
@@ -298,7 +298,7 @@ def load_boards(folder: Path | str, crop_margin: float) -> Cells:
 
 
 def find_picture(board: Path) -> Path:
-    """Return the picture of a board, whatever its format. Raises UserError if there is none, or more than one."""
+    """Return the path of a board's picture, in any format. Raises UserError if there is none, or more than one."""
     names = {board.name.lower(), *(board.name.lower() + ending for ending in PICTURES)}
     there = list(os.scandir(board.parent)) if board.parent.is_dir() else []
     found = sorted(Path(entry.path) for entry in there if entry.name.lower() in names and entry.is_file())
@@ -311,9 +311,9 @@ def find_picture(board: Path) -> Path:
 
 
 def load_photo(path: Path | str) -> np.ndarray:
-    """Read an image as grey pixels, uint8 [H, W], turned as its EXIF says; transparent ones are laid on white.
+    """Read an image as grey pixels, uint8 [H, W], turned by its EXIF orientation; transparency becomes white.
 
-    Raises UserError if OpenCV cannot read it, OSError if nobody can.
+    Raises UserError if OpenCV cannot decode it, OSError if the file cannot be read.
     """
     import cv2
 
@@ -330,7 +330,7 @@ def load_photo(path: Path | str) -> np.ndarray:
                     photo = np.rint(255 + opaque * (grey - 255)).astype(np.uint8)
     except cv2.error as error:  # more pixels than OpenCV reads, above all
         raise UserError(
-            f"{path} is no picture for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
+            f"{path} is too large or damaged for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
         ) from None
     if photo is None:
         raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
@@ -346,8 +346,8 @@ def label_boards(pixels: Sequence[np.ndarray], givens: Sequence[str], names: Seq
 def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
     """Cut a straightened square board, uint8 [S, S], into its 81 cells row by row, uint8 [81, 28, 28].
 
-    `crop_margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is what the tutorial's
-    grid processor cuts; both resize by area, as it does.
+    `crop_margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is the value of the
+    tutorial's grid processor. Resizes by area, as that does.
     """
     import cv2
 
@@ -365,7 +365,7 @@ def rectangle(left: float, top: float, width: float, height: float) -> np.ndarra
 
 
 def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Straighten the grid with `corners` (float [4, 2] x, y: top left, then clockwise) to uint8 [side, side]."""
+    """Straighten the grid at `corners`, float [4, 2] (x, y): top left, then clockwise; return uint8 [side, side]."""
     import cv2
 
     transform = cv2.getPerspectiveTransform(corners.astype(np.float32), rectangle(0, 0, side, side))

@@ -33,7 +33,7 @@ class DigitNet(nn.Module):
         assert num_classes != 10 or count_parameters(self) == 160 + 4_640 + 330, "no longer the tutorial's network"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [N, 1, 28, 28] -> logits float32 [N, num_classes]."""
+        """Map cells, float32 [N, 1, 28, 28], to logits, float32 [N, num_classes]."""
         return self.net(x)
 
 
@@ -41,7 +41,7 @@ class Standardize(nn.Module):
     """Subtract each cell's mean and divide by its standard deviation, so that light and contrast no longer matter.
 
     float32 [N, 1, H, W] in and out. `eps`, in the input's units, is added to the deviation, so that the texture of
-    blank paper is not blown up until it looks like ink.
+    blank paper is not amplified until it looks like ink.
     """
 
     def __init__(self, eps: float):
@@ -49,6 +49,7 @@ class Standardize(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Standardise every cell of `x` by itself."""
         x = x - x.mean((2, 3), keepdim=True)
         # The norm is one ONNX operator, ReduceL2, which quantisers leave in float.
         std = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True) / (x.shape[2] * x.shape[3]) ** 0.5
@@ -85,7 +86,7 @@ class DigitNetV2(nn.Module):
         assert num_classes != 10 or count_parameters(self) == 432 + 4_672 + 13_920 + 27_776 + 650
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [N, 1, 28, 28] -> logits float32 [N, num_classes]."""
+        """Map cells, float32 [N, 1, 28, 28], to logits, float32 [N, num_classes]."""
         return self.net(x)
 
 

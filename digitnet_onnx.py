@@ -1,6 +1,6 @@
-"""From weights to the ONNX file that later chapters and the Android app rely on: load, export, check, run.
+"""Load weights; export, check and run the ONNX file that later chapters and the Android app rely on.
 
-Running needs numpy and onnxruntime alone; checking the contract loads onnx; loading weights and exporting load torch.
+Running needs only numpy and onnxruntime; checking the contract imports onnx; loading weights and exporting, torch.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MAX_BATCH = 512  # cells in one run: bounds the memory
 def open_session(path: Path | str, threads: int | None = None, optimize: bool = True) -> onnxruntime.InferenceSession:
     """Open an ONNX file on the CPU with the options that read a board of 81 cells fastest (bench/bench.py).
 
-    `threads`: all cores up to MAX_THREADS if None. They spin while they wait for the next board; where the
-    cores have other work, one thread is the better choice.
-    `optimize=False` runs the graph as it was exported, which separates its faults from the optimizer's.
+    `threads`: all cores up to MAX_THREADS if None. They spin while they wait for the next board; if the cores have
+    other work, one thread is the better choice.
+    `optimize=False` runs the exported graph unchanged, which separates its errors from the optimizer's.
     Raises UserError if the file is missing or ONNX Runtime cannot load it.
     """
     if not Path(path).is_file():
@@ -44,7 +44,7 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or min(available_cpus(), MAX_THREADS)
-    options.log_severity_level = 4  # errors are raised, and on a Pi it warns of a GPU that is not there
+    options.log_severity_level = 4  # errors are raised, and on a Pi it warns of a missing GPU
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
@@ -54,7 +54,7 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
 
 
 def remake_onnx(path: Path | str) -> str:
-    """Return what to run to export `path` anew, for a message."""
+    """Return the command that exports `path` anew, for a message."""
     folder = Path(path).parent
     weights = [file.name.removesuffix("_best.pth") for file in folder.glob("*_best.pth")]
     options = f" --model {weights[0]} --export-only" if weights else ""
@@ -62,20 +62,20 @@ def remake_onnx(path: Path | str) -> str:
 
 
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
-    """Run normalized cells, float32 [N, 1, 28, 28] -> logits, float32 [N, 10], `batch` cells at a time."""
+    """Return the logits, float32 [N, 10], of normalized cells, float32 [N, 1, 28, 28]; run `batch` cells at a time."""
     parts = [inputs[i : i + batch] for i in range(0, len(inputs), batch)]
     return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: part})[0] for part in parts])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Turn logits [N, 10] into probabilities [N, 10], as clients do."""
-    with np.errstate(invalid="ignore"):  # logits that are not finite give NaN: for the caller to refuse
+    with np.errstate(invalid="ignore"):  # logits that are not finite give NaN, which the caller refuses
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read uint8 cells [N, 28, 28] -> the best class, int64 [N], and its softmax probability, float32 [N]."""
+    """Return the best class, int64 [N], and its softmax probability, float32 [N], of cells, uint8 [N, 28, 28]."""
     check_signature(session)
     batches = [pixels[i : i + MAX_BATCH, None] for i in range(0, len(pixels), MAX_BATCH)]
     logits = np.concatenate([run_logits(session, normalize(batch)) for batch in batches])
@@ -83,14 +83,14 @@ def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple
 
 
 def check_signature(session: onnxruntime.InferenceSession) -> None:
-    """Raise UserError if ONNX Runtime sees other inputs and outputs than the contract's."""
+    """Raise UserError if inputs or outputs differ from the contract's."""
     if failures := signature_failures(session):
         path = getattr(session, "_model_path", "the ONNX file")
         raise UserError(f"{path} is not a digit recogniser: {'; '.join(failures)}: give the file that was exported")
 
 
 def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
-    """List what ONNX Runtime itself sees of a broken contract: names, types, dimensions of input and output."""
+    """List breaks of the contract that ONNX Runtime alone can see: names, types, dimensions of input and output."""
     failures = []
     for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
         name, sizes = SIGNATURE[role]
@@ -101,16 +101,16 @@ def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
 
 
 def remake_weights(path: Path | str) -> str:
-    """Return what to run to train the weights at `path` anew, for a message."""
+    """Return the command that trains the weights at `path` anew, for a message."""
     folder, model = shlex.quote(str(Path(path).parent)), Path(path).name.removesuffix("_best.pth")
     names = [f"{network}_best.pth" for network in ("digitnet", "digitnetv2")]  # without torch
     return remake(path, names, "train", f"03_Training.py --out {folder} --model {model} --train-only")
 
 
 def load_model(path: Path | str) -> torch.nn.Module:
-    """Return the network whose state_dict lies at `path`, in eval mode; never run code from the file.
+    """Load a state_dict and return its network in eval mode; never run code from the file.
 
-    Raises UserError if the file is missing, no state_dict, of another network, or holds a value that is not finite.
+    Raises UserError if the file is missing, no state_dict, of another network, or has values that are not finite.
     """
     import torch
 
@@ -164,17 +164,17 @@ def export(model: torch.nn.Module, path: Path) -> None:
             if isinstance(cause, BrokenPipeError):  # of what it prints
                 raise cause from None
             reason = f"{type(cause).__name__}: {first_line(cause)}"
-            raise UserError(f"the exporter failed, {path} is as it was: {reason}") from error
+            raise UserError(f"the exporter failed, {path} is unchanged: {reason}") from error
         drop_traces(name)
         if failures := contract_failures(name):
-            raise UserError(f"the exporter broke the contract, {path} is as it was: {'; '.join(failures)}")
+            raise UserError(f"the exporter broke the contract, {path} is unchanged: {'; '.join(failures)}")
 
     write_file(path, write)
     print(f"Exported: {path}")
 
 
 def drop_traces(path: str) -> None:
-    """Remove the exporter's notes on the source code: they name folders of this machine and are a third of the file."""
+    """Remove the exporter's metadata: it names folders of this machine and is a third of the file."""
     import onnx
 
     model = onnx.load(path)
@@ -185,10 +185,10 @@ def drop_traces(path: str) -> None:
 
 
 def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:
-    """List every way in which the file at `path` breaks the contract, one line each; empty if it keeps it.
+    """List every break of the contract in the file at `path`, one line each.
 
-    With `weights` (the state_dict's arrays by name) also every weight that the file lacks, adds or holds with other
-    bits, since a weight that these inputs do not use may matter for others.
+    With `weights` (the state_dict's arrays by name), also list every weight that the file lacks, adds, or holds with
+    other bits: a weight unused by these inputs may matter for others.
     """
     import onnx  # only here: running the file does not need it
 
@@ -198,7 +198,7 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
         return [f"it is not an ONNX file: {first_line(error)}"]
     graph = model.graph
     outside = [t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if outside:  # the checker would look for that file, and the file may be lost when this one is copied
+    if outside:  # that file may be lost when this one is copied
         return [f"weights lie in another file: {', '.join(outside)}"]
 
     failures: list[str] = []
@@ -216,7 +216,7 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
     if not 0 < model.ir_version <= MAX_IR:
         failures.append(f"IR version is {model.ir_version}, above {MAX_IR}")
     if model.functions or model.training_info or graph.sparse_initializer:
-        failures.append("it holds functions, training steps or sparse weights, which clients need not know")
+        failures.append("it holds functions, training steps or sparse weights, which clients need not support")
     if len(free) > 1:
         failures.append(f"the batch is not the only free dimension: {', '.join(sorted(map(repr, free)))}")
 
@@ -239,12 +239,12 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
 
 
 def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Return a tensor's dimensions: numbers, or the names of free ones ("" if it has none)."""
+    """Return a tensor's dimensions: numbers, or the names of free ones ("" if unnamed)."""
     return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
 
 
 def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Return every tensor written into the graph, by name: initializers, and constants of its nodes."""
+    """Return every tensor stored in the graph, by name: initializers, and constants of its nodes."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -257,7 +257,7 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> list[str]:
-    """List each of `weights` that `held` lacks or differs in, and each further float array: a line each."""
+    """List, one line each, all `weights` that `held` lacks or has with other values, and all extra float arrays."""
     failures = []
     for name, expected in weights.items():
         found = held.get(name)

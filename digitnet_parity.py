@@ -1,10 +1,10 @@
 """The importable half of 04_Parity.py: PyTorch's answers to many inputs, and golden vectors for other machines.
 
-Golden vectors need numpy and onnxruntime alone; what runs PyTorch or draws imports what it needs in its functions.
-Their file is a .npz of arrays, without code:
+Golden vectors need only numpy and onnxruntime, so functions that run PyTorch or draw import their packages
+themselves. The golden file is a .npz of arrays, without code:
   inputs   float32 [N, 1, 28, 28]: normalized cells
   logits   float32 [N, 10]: PyTorch's answers
-  onnx_sha256, versions   what they were made from and with
+  onnx_sha256, versions   the file and the machine that they were made with
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ BATCHES = (1, 2, 3, 81, 119, 512)  # cells per run; 81 is a board, 119 an odd nu
 SEED = 0  # of the noise
 GOLDEN_CELLS_PER_CLASS = 20  # from each set of cells, which keeps the golden file far below 1 MB
 FLOAT64_BATCH = 64  # cells; twice as fast as in large batches
-NEWSPAPER_BOARDS = 24  # drawn in 4 s; they show what the pages of data do not: texture, blur, other fonts
+NEWSPAPER_BOARDS = 24  # drawn in 4 s; they add what data/val lacks: texture, blur, other fonts
 
 
 class Limits(NamedTuple):
-    """How far two sets of logits may be apart."""
+    """The largest allowed difference between two sets of logits."""
 
     mae: float  # mean absolute difference
     max_abs: float  # largest absolute difference
 
     def failures(self, difference: dict[str, float]) -> str:
-        """Name the limits that `difference` exceeds, "" if none; NaN exceeds all."""
+        """Return a text with the limits that `difference` exceeds, "" if none; NaN exceeds all."""
         measured = (("MAE", difference["mae"], self.mae), ("largest difference", difference["max_abs"], self.max_abs))
         return " and ".join(
             f"{name} {value:.2e} is above {limit:g}" for name, value, limit in measured if not value <= limit
@@ -73,7 +73,7 @@ class Reference(NamedTuple):
     batch: int  # cells per run
     logits: np.ndarray  # float32 [N, 10], of PyTorch as it is used
     float64_logits: np.ndarray  # float64 [N, 10], of the same weights in float64
-    cells: Cells | None = None  # where the inputs are cells with a truth
+    cells: Cells | None = None  # if the inputs are labelled cells
 
 
 def compute_reference(
@@ -99,7 +99,7 @@ def compute_reference(
 
 
 def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Reference]:
-    """Compute what `model` answers to noise in every batch size, to edge inputs and to the `sets` of cells."""
+    """Compute the answers of `model` to noise in every batch size, to edge inputs and to the `sets` of cells."""
     rng = np.random.default_rng(SEED)
     noise = {n: rng.standard_normal((n, 1, CELL_SIZE, CELL_SIZE), np.float32) for n in BATCHES}
     return [
@@ -113,7 +113,7 @@ def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Refe
 
 
 def newspaper_cells() -> dict[str, Cells]:
-    """Draw boards in photos of newspapers, in fonts that training never sees; their cells by crop margin."""
+    """Draw photos of newspapers in fonts that training never sees; return their cells by crop margin."""
     from pages.camera import draw_photos
 
     puzzles, photos = zip(*draw_photos(NEWSPAPER_BOARDS), strict=True)
@@ -126,10 +126,10 @@ def newspaper_cells() -> dict[str, Cells]:
 
 
 def edge_inputs() -> np.ndarray:
-    """Return cells at the ends of what the network can be given, float32 [32, 1, 28, 28].
+    """Return extreme inputs, float32 [32, 1, 28, 28].
 
-    All paper, all ink, mid-grey; stripes and a chequerboard of both ends; one pixel of ink, or of paper, in each
-    corner, at the middle of each side and in the centre, where wrong padding shows; noise.
+    All paper, all ink, mid-grey; stripes and a chequerboard of both; one pixel of ink, or of paper, in each corner, at
+    the middle of each side and in the centre, where wrong padding shows; uniform noise.
     """
     row, column = np.indices((CELL_SIZE, CELL_SIZE))
     stripes = [np.where(pattern % 2, 1, -1) for pattern in (row, column, row + column)]
@@ -152,9 +152,9 @@ def exported_weights(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the inputs, float32 [N, 1, 28, 28], and PyTorch's logits, float32 [N, 10], of golden vectors.
+    """Choose golden vectors: inputs, float32 [N, 1, 28, 28], and PyTorch's logits, float32 [N, 10].
 
-    Takes some cells of every class from each set, and little noise, which does not compress.
+    Takes some cells of every class from each set, and little noise, because noise does not compress.
     """
     inputs, logits = [], []
     for reference in references:
@@ -184,11 +184,11 @@ def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: 
 
 
 def read_golden(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a golden file; never run code from it. Raises UserError if it is missing or not one."""
+    """Read a golden file's arrays; never run code from it. Raises UserError if it is missing or damaged."""
     again = f"04_Parity.py --write-golden {shlex.quote(str(path))}"
     cure = remake(path, ["golden.npz"], "golden", again)
     if not path.is_file():
-        raise UserError(f"no golden vectors {path}: where PyTorch is installed, {cure}")
+        raise UserError(f"no golden vectors {path}: on a machine with PyTorch, {cure}")
     try:
         with np.load(path, allow_pickle=False) as file:
             golden = {name: file[name] for name in ("inputs", "logits", "onnx_sha256", "versions")}
@@ -206,9 +206,9 @@ def read_golden(path: Path) -> dict[str, np.ndarray]:
 def check_golden(
     path: Path, onnx_file: Path, sessions: dict[str, onnxruntime.InferenceSession], limits: Limits
 ) -> tuple[list[str], dict]:
-    """Compare each session's logits with the golden ones, in runs of each of BATCHES.
+    """Compare each session's logits with the golden ones, in each batch size of BATCHES.
 
-    Returns every failure as a line, and what was measured. Raises UserError for an unusable golden file.
+    Returns every failure as a line, and the report. Raises UserError if the golden file is unusable.
     """
     golden = read_golden(path)
     failures, measured = [], {}

@@ -24,7 +24,7 @@ from digitnet_data import (
 )
 from digitnet_scores import PhotoReading, Reading
 
-CACHE = tempfile.TemporaryDirectory()  # matplotlib would write its list of fonts into HOME
+CACHE = tempfile.TemporaryDirectory()  # else matplotlib writes its font cache into HOME
 os.environ["MPLCONFIGDIR"] = CACHE.name
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402 (without pyplot: a bare Figure draws with Agg, keeps nothing open)
@@ -39,11 +39,12 @@ THUMBNAIL = 400  # pixels of a photo's longest side on a sheet
 
 
 def save(figure: Figure, path: Path | str) -> None:
+    """Write a figure as PNG, whole or not at all."""
     write_file(path, lambda name: figure.savefig(name, dpi=DPI))
 
 
 def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> None:
-    """Draw the loss and the validation errors by epoch; `epochs` are training.json's records."""
+    """Draw loss and validation errors by epoch; `epochs` are the records of training.json."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     x = [record["epoch"] for record in epochs]
@@ -70,7 +71,7 @@ def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> Non
 
 
 def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | str) -> None:
-    """Draw a panel per name -> int [10, 10] of counts, rows the truth, columns the reading."""
+    """Draw a panel per table of counts, int [10, 10]: rows are the truth, columns the reading."""
     figure = Figure(figsize=(6.2 * len(tables), 6.4), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
@@ -91,7 +92,7 @@ def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | s
 
 
 def misread_cells(reading: Reading, name: str, path: Path | str) -> None:
-    """Draw a sheet of the cells that are guessed wrong or lost to the threshold, the most confident ones first."""
+    """Draw a sheet of the cells that are misread or lost to the threshold, the most confident first."""
     cells, guesses, probabilities = reading
     low = probabilities < CONFIDENCE_THRESHOLD
     wrong = np.flatnonzero((guesses != cells.labels) | low & (cells.labels != BLANK))
@@ -111,16 +112,14 @@ def misread_cells(reading: Reading, name: str, path: Path | str) -> None:
 
 
 def misread_photos(readings: list[PhotoReading], folder: Path | str, path: Path | str) -> None:
-    """Draw a sheet of the photos that are not read without an error, with the boards found and the misread cells."""
+    """Draw a sheet of the photos with an error, each with the board found and the misread cells."""
     wrong = [reading for reading in readings if reading.cause]
     shown = wrong[: PHOTO_COLUMNS * PHOTO_ROWS]
     rows = max(1, math.ceil(len(shown) / PHOTO_COLUMNS))
     figure = Figure(figsize=(2.6 * PHOTO_COLUMNS, 2.9 * rows + 0.7), layout="constrained")
-    title = f"Photos that are not read without an error: {len(wrong)} of {len(readings)}"
+    title = f"Photos with an error: {len(wrong)} of {len(readings)}"
     title += f"; showing the first {len(shown)}" if len(shown) < len(wrong) else ""
-    figure.suptitle(
-        f"{title}\nsolid: the board that was found; dotted: where it is; truth → guess, · is blank", fontsize=10
-    )
+    figure.suptitle(f"{title}\nsolid: board as found; dotted: true board; truth → guess, · is blank", fontsize=10)
     for axes in figure.subplots(rows, PHOTO_COLUMNS, squeeze=False).flat:
         axes.set_axis_off()
         if shown:
@@ -129,7 +128,7 @@ def misread_photos(readings: list[PhotoReading], folder: Path | str, path: Path 
 
 
 def draw_photo(axes: Axes, reading: PhotoReading, folder: Path) -> None:
-    """Draw a photo small, its frames, its misread cells, and below it why it is wrong."""
+    """Draw a small photo with its frames and misread cells; its caption has the cause of the error."""
     photo = load_photo(folder / reading.photo.file)
     scale = THUMBNAIL / max(photo.shape)
     small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -153,7 +152,7 @@ def draw_photo(axes: Axes, reading: PhotoReading, folder: Path) -> None:
 
 
 def training_cells(folder: Path | str, path: Path | str) -> None:
-    """Draw a sheet of `folder`/0 .. `folder`/9: a row per class, spread evenly over its files."""
+    """Draw a sheet of `folder`/0 .. `folder`/9: a row per class, of files spread evenly over the folder."""
     pixels, labels = [], []
     for label, name in enumerate(CLASS_NAMES):
         files = sorted(entry.path for entry in visible(Path(folder) / str(label)))

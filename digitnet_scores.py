@@ -1,4 +1,4 @@
-"""What a model reads in a set of cells, and how much of it is wrong: in counts, so that every figure can be checked."""
+"""Score a model's readings of cells and photos, in counts, so that every figure can be checked."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 CONFIDENCE_BINS = (0.0, 0.5, CONFIDENCE_THRESHOLD, 0.8, 0.9, 0.95, 0.99, 1.0)
 MAX_FAILURES = 12  # photos named in print; evaluation.json names all
 NEAR = 0.5  # of a cell: corners are right if none is farther from the true ones
-KINDS = ("cells", "digits", "blanks", "boards")  # what `score` counts: all, and under wrong_… the wrong ones
+KINDS = ("cells", "digits", "blanks", "boards")  # counted by `score`: all of them, and as wrong_… the wrong ones
 
 
 def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
-    """Count the errors of `predictions`, int [N]: of all cells, of digits, of blanks, of boards.
+    """Count the errors of `predictions`, int [N], in all cells, digits, blanks and boards.
 
     A board counts if all of its 81 cells are in `cells`.
     """
@@ -39,12 +39,12 @@ def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
 
 
 def describe_scores(scores: dict[str, int]) -> str:
-    """Put the counts of `score` into one line for people."""
+    """Return the counts of `score` as one line for people."""
     return ", ".join(f"{scores[f'wrong_{kind}']} of {scores[kind]:,} {kind} wrong" for kind in KINDS)
 
 
 class Reading(NamedTuple):
-    """A set of cells, and what the model reads in them."""
+    """A set of cells with the model's readings."""
 
     cells: Cells
     guesses: np.ndarray  # int64 [N], the best class
@@ -57,7 +57,7 @@ class Reading(NamedTuple):
 
 
 def concatenate_readings(readings: dict[str, Reading]) -> Reading:
-    """Join readings of the same boards by name, such as of several crop margins, each board with the name added."""
+    """Join readings of the same boards, such as at several crop margins; each name is added to its boards' names."""
     named = [
         reading.cells._replace(boards=np.char.add(reading.cells.boards, f", {name}"))
         for name, reading in readings.items()
@@ -70,7 +70,7 @@ def concatenate_readings(readings: dict[str, Reading]) -> Reading:
 
 
 def describe(reading: Reading) -> dict:
-    """Return all that evaluation.json says of a set."""
+    """Return the entry of a set in evaluation.json."""
     table = confusion(reading.cells.labels, reading.thresholded)
     return {
         "cells_sha256": sha256_of_cells(reading.cells),
@@ -83,7 +83,7 @@ def describe(reading: Reading) -> dict:
 
 
 def confidence(reading: Reading) -> dict:
-    """Return how high probabilities are where it is right, what the threshold costs, and how often they hold."""
+    """Return the mean probability of right cells, the digits lost to the threshold, and a calibration table."""
     right = reading.guesses == reading.cells.labels
     right_digits = right & (reading.cells.labels != BLANK)
     bins = np.digitize(reading.probabilities, CONFIDENCE_BINS[1:-1])
@@ -105,7 +105,7 @@ def confidence(reading: Reading) -> dict:
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Count, int [10, 10]: rows are the truth, columns the reading."""
+    """Return the confusion matrix, int [10, 10]: rows are the truth, columns the reading."""
     table = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
     np.add.at(table, (labels, predictions), 1)
     return table
@@ -123,7 +123,7 @@ def worst_confusions(table: np.ndarray, limit: int = 5) -> list[dict]:
 
 
 class PhotoReading(NamedTuple):
-    """A whole photo, what was read in it, and how long that took."""
+    """A whole photo with its reading and the seconds that it took."""
 
     photo: Page
     reading: digitnet_board.Reading
@@ -131,7 +131,7 @@ class PhotoReading(NamedTuple):
 
     @property
     def corner_error(self) -> float | None:
-        """How far the worst corner is off, in cells, whatever the turn; None if no board was found."""
+        """Distance of the worst corner from the true one, in cells, at the best turn; None if no board was found."""
         if self.reading.corners is None:
             return None
         true, found = self.photo.corners, self.reading.corners
@@ -140,13 +140,13 @@ class PhotoReading(NamedTuple):
 
     @property
     def misread(self) -> list[int]:
-        """The cells that are read wrong; all if no board was found."""
+        """The misread cells; all 81 if no board was found."""
         digits = self.reading.digits
         return [i for i, digit in enumerate(self.photo.givens) if digits is None or int(digit) != digits[i]]
 
     @property
     def cause(self) -> str:
-        """Why the digits are not all right, "" if they are."""
+        """The cause of an error, "" if all digits are right."""
         if not self.misread:
             return ""
         if self.corner_error is None:
@@ -158,7 +158,7 @@ class PhotoReading(NamedTuple):
 
 
 def count_photos(readings: list[PhotoReading]) -> dict[str, float]:
-    """Count what became of whole photos."""
+    """Count photos by outcome; `seconds` is the median."""
     verified = [reading for reading in readings if reading.reading.verdict == "verified"]
     return {
         "photos": len(readings),
@@ -172,7 +172,7 @@ def count_photos(readings: list[PhotoReading]) -> dict[str, float]:
 
 
 def describe_photos(readings: list[PhotoReading]) -> dict:
-    """Return all that evaluation.json says of whole photos."""
+    """Return the entry of whole photos in evaluation.json."""
     kinds: dict[str, list[PhotoReading]] = {}
     for reading in readings:
         kinds.setdefault(reading.photo.kind.partition(";")[0], []).append(reading)
@@ -195,7 +195,7 @@ def describe_photos(readings: list[PhotoReading]) -> dict:
 
 
 def table_of_photos(report: dict) -> str:
-    """Write what became of the photos, a line per kind, and why the first ones were not read without an error."""
+    """Return a table of the photos by kind and outcome, and the causes of the first errors."""
     heads = ("photos", "found", "corners", "right", "verified", "but wrong")
     lines = [f"{'Real photos':22}{''.join(f'{head:>10}' for head in heads)}{'seconds':>10}"]
     for kind, counts in {**report["by_kind"], "all": report["all"]}.items():

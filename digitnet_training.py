@@ -38,7 +38,7 @@ def draw_epoch(labels: torch.Tensor, count: int, blank_fraction: float, generato
 def draw_augmentation(
     n: int, generator: torch.Generator, degrees: float, translate: float, scale: float, blur_probability: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw what `augment` does to `n` cells: affine maps, float32 [n, 2, 3], and which to blur, bool [n].
+    """Draw the parameters of `augment` for `n` cells: affine maps, float32 [n, 2, 3], and a blur mask, bool [n].
 
     Angles are within ±`degrees`, shifts within ±`translate` of the side, sizes within ±`scale` of the size.
     """
@@ -54,10 +54,10 @@ def draw_augmentation(
 
 
 def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
-    """Apply `draw_augmentation` to cells, float32 [N, 1, 28, 28].
+    """Transform and blur cells, float32 [N, 1, 28, 28], by the parameters of draw_augmentation.
 
     Pixels beyond the edge are reflected, so a cell cut too wide shows its line and the paper beyond it, as on a
-    page. A constant fill, as of torchvision's RandomAffine, would put grey wedges into the corners.
+    page. A constant fill, as in torchvision's RandomAffine, would put grey wedges into the corners.
     """
     grid = F.affine_grid(affine, list(cells.shape), align_corners=False)
     cells = F.grid_sample(cells, grid, padding_mode="reflection", align_corners=False)
@@ -71,7 +71,7 @@ def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) ->
 def data_dependent_init(model: nn.Module, x: torch.Tensor) -> None:
     """Scale and shift each convolution so that its outputs on `x` have mean 0 and deviation 1 in every channel.
 
-    Convolutions without a bias are left alone: BatchNorm follows them. A network without BatchNorm then learns
+    Convolutions without a bias are skipped: BatchNorm follows them. A network without BatchNorm then learns
     from its first step. Source: Salimans and Kingma, "Weight Normalization" (2016).
     """
 
@@ -91,13 +91,13 @@ def data_dependent_init(model: nn.Module, x: torch.Tensor) -> None:
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over the batches of all processes together, so that they train as a single one does.
+    """BatchNorm over the batches of all processes together, so that they train like a single process.
 
     PyTorch's SyncBatchNorm is for GPUs only.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [N, C] in and out."""
+        """Normalise features, float32 [N, C], by the moments of all processes' batches."""
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
         from torch.distributed.nn.functional import all_reduce  # its import writes temporary files
@@ -113,11 +113,11 @@ class SharedBatchNorm(nn.BatchNorm1d):
 
 
 def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
-    """Return the network that is trained in the place of `model`, with its own layers; `from_training` undoes it.
+    """Return the network that is trained instead of `model`; they share layers, and `from_training` undoes it.
 
-    Dropout goes before the last layer. DigitNet gets BatchNorm there, too, because the mean of a feature over a whole
-    cell is so small that the last layer learns slowly without; and ReLU moves behind the pool, where a quarter of the
-    values are left, with the same result. AvgPool2d's gradient, unlike AdaptiveAvgPool2d's, stays channels_last.
+    Dropout is added before the last layer. DigitNet also gets BatchNorm there: the mean of a feature over a whole cell
+    is so small that the last layer would learn slowly without it. Its ReLU moves behind the pool, where a quarter of
+    the values are left, with the same result. AvgPool2d's gradient, unlike AdaptiveAvgPool2d's, stays channels_last.
     """
     layers: list[Any] = list(model.get_submodule("net").children())
     linear = layers.pop()
@@ -128,7 +128,7 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
 
 
 def from_training(network: nn.Module) -> nn.Module:
-    """Return the model that a network of `for_training` stands for, its BatchNorm folded into the last layer."""
+    """Return the model of a network made by `for_training`, with BatchNorm folded into the last layer."""
     layers: list[Any] = list(copy.deepcopy(network).eval().children())
     linear, _ = layers.pop(), layers.pop()
     if not isinstance(layers[-1], nn.BatchNorm1d):
@@ -176,10 +176,10 @@ def logits_of(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
 
 
 class TrainState:
-    """All that a training step changes: model (of for_training), moving average, optimizer, learning rate schedule.
+    """The state that a training step changes: model (of for_training), EMA, optimizer, learning rate schedule.
 
-    `ema_decay` is the moving average's decay per step. `steps` is the length of the whole training; the learning
-    rate rises to `lr` during the first `warmup_fraction` of it, then falls (OneCycle).
+    `ema_decay` is the decay of the exponential moving average per step. `steps` is the length of the whole
+    training; the learning rate rises to `lr` during its first `warmup_fraction`, then falls (OneCycle).
     """
 
     def __init__(
@@ -193,19 +193,20 @@ class TrainState:
         )
 
     def parts(self) -> dict[str, Any]:
+        """Return the parts that have a state_dict, by their names in the checkpoint."""
         return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on, except the cells."""
+        """Return everything that the next step depends on, except the cells."""
         return {name: part.state_dict() for name, part in self.parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
 
     def ema_weights(self) -> dict[str, torch.Tensor]:
-        """Copy the averaged weights: a state_dict of the model."""
+        """Return a copy of the EMA weights, as a state_dict of the model."""
         weights = from_training(self.ema.module).state_dict()
         return {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
 
@@ -213,7 +214,7 @@ class TrainState:
 class Processes:
     """The processes that torchrun started, each of which computes its share of every batch.
 
-    In a single process, the usual case, a share is everything and the other methods change nothing.
+    In a single process, the usual case, the share is the whole batch and the methods change nothing.
     """
 
     def __init__(self) -> None:
@@ -254,7 +255,7 @@ class Processes:
             raise UserError(f"process {others[0]} has other cells than process 0: copy the same data to every machine")
 
     def end(self) -> None:
-        """Exit at once with code 0 if torchrun started this process: gloo's threads may hang Python's own exit."""
+        """Exit without interpreter shutdown, where live gloo threads may hang, if torchrun started this process."""
         if dist.is_torchelastic_launched():
             sys.stdout.flush()
             sys.stderr.flush()
@@ -262,7 +263,7 @@ class Processes:
 
 
 def evaluate(model: nn.Module, cells: Cells, label_smoothing: float, processes: Processes) -> dict:
-    """Return loss and errors of `model` on all `cells`, as counts: of cells, of digits, of blanks, of boards."""
+    """Return the loss of `model` on `cells`, and its error counts (see score)."""
     logits = torch.zeros(len(cells.labels), NUM_CLASSES)
     logits[processes.share] = logits_of(model, cells.pixels[processes.share])
     processes.sum(logits)  # every process has filled in its own rows
@@ -271,7 +272,7 @@ def evaluate(model: nn.Module, cells: Cells, label_smoothing: float, processes: 
 
 
 def fingerprint(settings: dict, data: dict[str, str]) -> dict[str, str]:
-    """Return what must be unchanged for a run to be resumed: settings, SHA-256 of cells and sources, PyTorch."""
+    """Return what must be equal to resume a run: settings, SHA-256 of cells and sources, PyTorch's version."""
     sources = [ROOT / "03_Training.py", *sorted(ROOT.glob("digitnet_*.py"))]
     same = {name: json.dumps(value, default=str) for name, value in settings.items()}
     return same | data | {path.name: sha256(path) for path in sources} | {"PyTorch": str(torch.__version__)}
@@ -285,9 +286,9 @@ def save_weights(state: dict, path: Path) -> None:
 
 
 def read_checkpoint(path: Path, run: dict[str, str]) -> dict | None:
-    """Return the checkpoint at `path`, or None if there is none, or none of this `run` (see `fingerprint`).
+    """Return the checkpoint at `path`, or None if it is missing, damaged or of another `run` (see `fingerprint`).
 
-    Prints why a checkpoint cannot be used. Never runs code from the file.
+    Prints why a checkpoint is not used. Never runs code from the file.
     """
     if not path.exists():
         return None

@@ -104,7 +104,7 @@ def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, t
     before = files(folder)
     export = f'"{sys.executable}" "{ROOT}/03_Training.py" --export-only'
     result = run("bash", "-c", f"ulimit -f 0; exec {export}", cwd=folder)
-    told = f"03_Training.py: the exporter failed, {ONNX} is as it was: "
+    told = f"03_Training.py: the exporter failed, {ONNX} is unchanged: "
     assert result.code == 1 and result.err.splitlines()[-1].startswith(told) and "Traceback" not in result.err
     assert files(folder) == before
     passed["scripts"] += 1

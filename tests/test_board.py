@@ -465,7 +465,7 @@ def png_header(width, height):
         (["folder"], 1, "Is a directory: folder"),
         (["text.jpg"], 1, "text.jpg is not an image that OpenCV reads: save it as JPEG or PNG"),
         (["empty.png"], 1, "empty.png is not an image that OpenCV reads"),
-        (["huge.png"], 1, "huge.png is no picture for OpenCV: shrink it"),
+        (["huge.png"], 1, "huge.png is too large or damaged for OpenCV: shrink it"),
         (["turned0.png", "--crop-margin", "0.5"], 2, "--crop-margin: 0.5 is not between 0 and 0.3"),
         (["turned0.png", "dark.png", "--picture", "out.png"], 2, "--picture goes with a single photo"),
         (["turned0.png", "--picture", "out.xyz"], 1, "out.xyz: OpenCV writes no pictures of that kind"),

@@ -52,7 +52,7 @@ DAMAGE = {
     "labels": ("labels.csv", b"board,givens\n", "labels.csv lists no board"),
     "photo": ("photos/image1.jpg", b"no image", "photos/image1.jpg is not an image"),
     "photos": ("photos/photos.csv", b"photo,givens\n", "photos.csv lists no photo"),
-    "columns": ("photos/photos.csv", b"photo,givens\nimage1,0\n", "photos.csv, line 2: 'x0': mend"),
+    "columns": ("photos/photos.csv", b"photo,givens\nimage1,0\n", "photos.csv, line 2: 'x0': correct"),
     "corner": ("photos/photos.csv", (b",0,newspaper", b"?,0,newspaper"), "photos.csv, line 2: could not convert"),
     "turn": ("photos/photos.csv", (b",0,newspaper", b",45,newspaper"), "photos.csv, line 2: givens, corners or turn"),
     "givens": ("photos/photos.csv", (b"image1,", b"image1,1"), "photos.csv, line 2: givens, corners or turn"),

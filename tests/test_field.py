@@ -294,7 +294,7 @@ def test_pictures_and_texts_that_cannot_be_read_are_reported(tmp_path, monkeypat
 
     (tmp_path / "huge.png").write_bytes(b"\x89PNG")
     monkeypatch.setattr(cv2, "imdecode", refuse)
-    with pytest.raises(UserError, match=r"huge\.png is no picture for OpenCV"):
+    with pytest.raises(UserError, match=r"huge\.png is too large or damaged for OpenCV"):
         load_photo(tmp_path / "huge.png")
     with pytest.raises(UserError, match="is not a text file"):
         read_text(Path(sys.executable))
