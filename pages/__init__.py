@@ -1,7 +1,7 @@
 """Draw the pages that the networks learn from: puzzles, fonts, the tutorial's page, the newspaper page, the camera."""
 
-# Families of effects on photo pages (effects.py); here, because the help of 02_PrepareData.py needs no package.
-PROBABILITIES = {  # how often a page has each family
+# Families of effects on photo pages (effects.py). They are here because 02_PrepareData.py --help imports no package.
+PROBABILITIES = {  # of each family, per page
     "ghosts": 0.3,
     "marks": 0.3,
     "notes": 0.03,

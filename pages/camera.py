@@ -1,10 +1,10 @@
-"""Photo pages: printed boards as phones see them, and their cells as clients cut them; all from a random generator.
+"""Draw photo pages: printed boards as phones see them, and their cells as clients cut them.
 
     draw_glyphs -> draw_board -> effects -> age_paper -> photograph -> cut_photo
     nine digits    a print       marks, ..     texture, ..   the view     81 cells
 
-The first is in pages/fonts.py, effects in pages/effects.py, draw_board and age_paper are in pages/newspaper.py.
-The effects' ranges come from looking at photographed newspapers; docs/experiments.md says what each brought.
+draw_glyphs is in pages/fonts.py, draw_board and age_paper are in pages/newspaper.py, the effects in pages/effects.py.
+Their ranges come from looking at photographed newspapers; docs/experiments.md has the gain of each.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ CROP_MARGIN_RANGE = 0.0, 0.14  # some pages draw theirs from it; the others take
 
 
 class Photo(NamedTuple):
-    """A board's photo and how its cells are cut."""
+    """A photo of a board, and where a client cuts its cells."""
 
     view: np.ndarray  # uint8 [H, W]
-    corners: np.ndarray  # float32 [4, 2] x, y: where the grid truly is, top left, then clockwise
-    cut_corners: np.ndarray  # float32 [4, 2]: where a detector would say it is
+    corners: np.ndarray  # float32 [4, 2] x, y: the true ones, top left, then clockwise
+    cut_corners: np.ndarray  # float32 [4, 2]: as a detector would find them
     crop_margin: float  # cut off each side of a cell, as a fraction
 
 
@@ -41,7 +41,10 @@ def photograph(
     bends: np.random.Generator | None = None,
     blur_scale: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """A phone's photo of a page: uint8 [H, W], the grid's corners in it, float32 [4, 2], and the board's side."""
+    """Photograph a page as a phone does.
+
+    Returns the view, uint8 [H, W], the grid's corners in it, float32 [4, 2], and the board's side in pixels.
+    """
     side = np.exp(rng.uniform(*np.log(BOARD_SIZES)))
     view, corners = take_view(page, corners, side, rng, bends)
     view *= light(view.shape[0], rng)
@@ -65,7 +68,10 @@ def photograph(
 def take_view(
     page: np.ndarray, corners: np.ndarray, side: float, rng: np.random.Generator, bends: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Perspective and bent paper: a square view, float32, with the board about `side` pixels wide, and its corners."""
+    """View a page in perspective, on bent paper.
+
+    Returns a square view, float32, in which the board is about `side` pixels wide, and the board's corners.
+    """
     angle = np.deg2rad(rng.normal(0, 3.5))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
     target = (rectangle(-0.5, -0.5, 1, 1) @ turn.T) * side
@@ -99,7 +105,7 @@ def take_view(
 
 
 def light(width: int, rng: np.random.Generator) -> np.ndarray:
-    """Uneven light, now and then with a shadow's edge or a round shadow, as a factor; float32 [width, width]."""
+    """Draw uneven light, sometimes with a shadow's edge or a round shadow, as a factor; float32 [width, width]."""
     points = int(rng.integers(2, 5))
     field = rng.uniform(1 - rng.uniform(0, 0.5), 1, (points, points)).astype(np.float32)
     field = np.clip(cv2.resize(field, (width, width), interpolation=cv2.INTER_CUBIC), 0.2, 1.2)
@@ -114,7 +120,7 @@ def light(width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def blur(view: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
-    """Focus (over the whole view, or falling off to one side) and motion."""
+    """Blur a view by focus (everywhere, or increasing to one side) and by motion."""
     unit = side / 450
     sigma = min(abs(rng.normal(0, 1.8)), 3.6) * unit if chance(rng, 0.8) else 0
     if sigma > 0.25:
@@ -147,7 +153,7 @@ def defocus(view: np.ndarray, radius: float, rim: float) -> np.ndarray:
 
 
 def shake(length: float, rng: np.random.Generator) -> np.ndarray:
-    """The way of a point while the hand moves: a bent line, or its two ends (a double image); sum 1."""
+    """Return the kernel of a shaking hand: a bent line, or its two ends (a double image); sum 1."""
     reach = int(length / 2 + 2)
     angle, bend = rng.uniform(0, np.pi), rng.uniform(-0.3, 0.3)
     along = np.linspace(-0.5, 0.5, 4 * reach)
@@ -168,9 +174,9 @@ def take_photo(
     rng: np.random.Generator,
     without: frozenset[str] = frozenset(),
 ) -> Photo:
-    """A photo of `puzzle` (81 characters, 0 = blank), printed in one of `fonts`, perhaps written on in one of `hands`.
+    """Take a photo of `puzzle` (81 characters, 0 = blank), printed in one of `fonts`, sometimes with handwriting.
 
-    `without` names families of effects (pages.FAMILIES) that are left out; all else is as it would be with them.
+    `without` names families of effects (pages.FAMILIES) that are left out; everything else stays the same.
     """
     chances = dict(zip(pages.FAMILIES, rng.spawn(len(pages.FAMILIES)), strict=True))  # a generator for each family
     has = {name for name, own in chances.items() if chance(own, pages.PROBABILITIES[name])} - without
@@ -193,9 +199,9 @@ def take_photo(
 def aim(
     corners: np.ndarray, side: float, rng: np.random.Generator, astray: np.random.Generator | None = None
 ) -> tuple[np.ndarray, float]:
-    """Draw where a detector would say that the board's corners are, float32 [4, 2], and a client's crop margin.
+    """Draw the corners as a detector would find them, float32 [4, 2], and a client's crop margin.
 
-    With `astray` one corner is far off.
+    With `astray`, one corner is far off.
     """
     outwards = (corners - corners.mean(axis=0)) * rng.uniform(-0.008, 0.034)  # the frame's outer edge, or beyond it
     error = rng.normal(0, 0.006 * side, (4, 2))
@@ -206,7 +212,7 @@ def aim(
 
 
 def cut_photo(photo: Photo) -> np.ndarray:
-    """The photo's 81 cells as a client would cut them, uint8 [81, 28, 28]."""
+    """Cut the photo's 81 cells as a client would; uint8 [81, 28, 28]."""
     return cut_cells(rectify(photo.view, photo.cut_corners, BOARD_SIDE), photo.crop_margin)
 
 

@@ -1,19 +1,19 @@
-"""What is on a page besides its print: named families of effects, each of which can be left out.
+"""Draw effects on pages, in named families, each of which can be left out.
 
-ghosts   the board on the reverse page (mirrored) or on the next one shows through, paler than the page's own ink
-marks    pencil marks: one to nine small digits in a cell, printed or by hand, now and then beside a big digit
+ghosts   a board on the reverse (mirrored) or the next page that shows through, paler than the page's own ink
+marks    pencil marks: one to nine small digits in a cell, printed or by hand, sometimes beside a big digit
 notes    crossed-out digits and marks
 numbers  small numbers in the corners of cells, with or without dashed cages
 stains   rings, blots and strokes of a pen
 tints    highlighted rows, columns, boxes and cells, discs behind digits
-small    digits below 0.4 of the cell, as programs print them that leave room for marks (pages/newspaper.py)
-hand     some of the digits are written by hand
+small    digits below 0.4 of the cell, as in programs that leave room for marks (pages/newspaper.py)
+hand     some digits written by hand
 dark     light digits on dark paper
-bends    the page is curled: lines bow, digits leave the middle of their cells (pages/camera.py)
-corners  one corner is marked far off (pages/camera.py)
+bends    a curled page: lines bow, digits leave the middle of their cells (pages/camera.py)
+corners  one corner marked far off (pages/camera.py)
 
-Blank cells stay blank whatever stands in them: the label of a cell is its full-size digit.
-Every family has a random generator of its own, so leaving one out changes nothing else.
+A cell's label is its full-size digit, so marks and ghosts leave a blank cell blank.
+Every family has its own random generator, so leaving one out changes nothing else.
 """
 
 import cv2
@@ -68,7 +68,7 @@ def stains(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def tints(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Highlight cells: a row, a column and a box, cells here and there, or discs; a selected cell darker."""
+    """Highlight a row, a column and a box, or random cells, or discs behind digits; sometimes a selected cell."""
     chosen = np.zeros((9, 9), bool)
     tone = rng.uniform(0.55, 0.95)
     row, column = rng.integers(9, size=2)
@@ -95,13 +95,13 @@ def tints(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def dark(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Turn light and dark around."""
+    """Invert light and dark."""
     low, high = rng.uniform(0.03, 0.3), rng.uniform(0.6, 1.0)
     sheet.page[...] = low + (high - low) * (1 - sheet.page)
 
 
 def curl(width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a curled page's displacements in parts of a cell, float32 [width, width, 2] (x, y); 0 at the corners."""
+    """Return a curled page's displacements in cells, float32 [width, width, 2] (x, y); 0 at the corners."""
     along = np.linspace(-1, 1, width, dtype=np.float32)
     bow = np.clip(1 - along**2, 0, 1)
     steady = 1 + rng.uniform(-1, 0.5) * (along + 1) / 2  # it may fade towards the far side
@@ -111,7 +111,7 @@ def curl(width: int, rng: np.random.Generator) -> np.ndarray:
     return np.dstack([strong * np.outer(bow, steady), weak * np.outer(steady, bow)]).astype(np.float32)
 
 
-# Those drawn on the printed page, in this order.
+# The families drawn on the printed page, in this order.
 DRAWN = {
     "hand": marks.hand,
     "numbers": marks.numbers,

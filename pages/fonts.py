@@ -1,4 +1,4 @@
-"""The fonts of the photo pages: which they are, how often each is drawn, and their digits as pixels."""
+"""Fonts of the photo pages: families, how often each is drawn, and their digits as pixels."""
 
 import importlib.util
 from functools import cache, lru_cache
@@ -55,7 +55,7 @@ STATIC = ("Regular", "Bold", "Italic", "BoldItalic", "Medium", "SemiBold", "Obli
 MATPLOTLIB = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
 WEIGHTS = 380, 760  # of variable fonts
 WIDTHS = 75, 105
-ITALIC = 0.15  # how often, where the family has it
+ITALIC = 0.15  # probability, if the family has it
 
 
 class Font(NamedTuple):
@@ -68,7 +68,7 @@ class Font(NamedTuple):
 
 
 def font_files(package: str) -> tuple[str, ...]:
-    """The files of an installed font package that are drawn from; raises UserError if it is not installed."""
+    """Return the used files of an installed font package. Raises UserError if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
@@ -83,6 +83,7 @@ def font_files(package: str) -> tuple[str, ...]:
 
 
 def family(name: str, files: tuple[str, ...] | list[str], often: float) -> Font:
+    """Return a family with its files sorted into upright and italic by their names."""
     slanted = [file for file in files if any(word in Path(file).stem for word in ("Ita", "Obl"))]
     return Font(name, tuple(file for file in files if file not in slanted), tuple(slanted), often)
 
@@ -96,12 +97,12 @@ def load_fonts(split: str) -> tuple[Font, ...]:
 
 @cache
 def load_hands(split: str) -> tuple[Font, ...]:
-    """The handwriting of the `train` or the `val` pages; no face is in both."""
+    """Return the handwriting fonts of the `train` or the `val` pages; no face is in both."""
     return tuple(family(package, font_files(package), often) for package, often in HANDS[split].items())
 
 
 def pick_file(fonts: tuple[Font, ...], rng: np.random.Generator) -> str:
-    """A font file: families as often as they say, italics by ITALIC."""
+    """Draw a font file: families weighted by `often`, italics with probability ITALIC."""
     often = np.array([font.often for font in fonts], float)
     font = fonts[rng.choice(len(fonts), p=often / often.sum())]
     files = font.italic if font.italic and rng.random() < ITALIC else font.upright
@@ -110,7 +111,7 @@ def pick_file(fonts: tuple[Font, ...], rng: np.random.Generator) -> str:
 
 @lru_cache(maxsize=256)
 def open_font(path: str) -> tuple[ImageFont.FreeTypeFont, tuple[tuple[str, float, float], ...]]:
-    """A font at EM pixels, and its axes (name, lowest, highest), none if it is not variable."""
+    """Open a font at EM pixels; return it and its axes (name, lowest, highest), none if it is not variable."""
     font = ImageFont.truetype(path, EM, layout_engine=ImageFont.Layout.BASIC)
     try:
         axes = font.get_variation_axes()
@@ -120,9 +121,9 @@ def open_font(path: str) -> tuple[ImageFont.FreeTypeFont, tuple[tuple[str, float
 
 
 def draw_glyphs(path: str, rng: np.random.Generator) -> np.ndarray:
-    """The digits 1-9 in one face, float32 [9, H, W], 1 = ink; all stand on one baseline, centred by their advance.
+    """Draw the digits 1-9 in one face, float32 [9, H, W], 1 = ink, on one baseline, centred by their advance.
 
-    Cropped to what the tallest and the widest need. A variable font's weight and width are drawn at random.
+    Cropped to the tallest and the widest digit. A variable font's weight and width are drawn at random.
     """
     font, axes = open_font(path)
     if axes:

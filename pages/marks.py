@@ -1,4 +1,4 @@
-"""Digits that are no answers, and answers by hand: pencil marks, crossed-out notes, numbers in corners, handwriting."""
+"""Draw pencil marks, crossed-out notes, numbers in corners, which are no answers, and answers by hand."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from pages.pens import Pen, Sheet, cells_of, disc, middle, pick_pen, some, stamp
 
 
 def marks(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Draw pencil marks in blank cells, and now and then what is left of them beside big digits."""
+    """Draw pencil marks in blank cells, and sometimes left-over ones beside big digits."""
     places, by_hand = chance(rng, 0.5), chance(rng, 0.5)
     pen = pick_pen(sheet.hands if by_hand else sheet.fonts, by_hand, rng)
     if not by_hand:
@@ -39,7 +39,7 @@ def mark_places(
     discs: bool,
     rng: np.random.Generator,
 ) -> None:
-    """Draw each digit at its place of a 3x3, as programs set them; by hand roughly so. A 5 alone would be an answer."""
+    """Draw each digit at its place in a 3x3 grid; by hand roughly so. A 5 alone gets a 9, or it would be an answer."""
     for digit in digits if list(digits) != [5] else [5, 9]:
         row, column = divmod(int(digit) - 1, 3)
         at = middle(cell) + STEP * pitch * np.array([column - 1, row - 1])
@@ -53,7 +53,7 @@ def mark_places(
 def mark_row(
     page: np.ndarray, cell: int, digits: np.ndarray, pen: Pen, height: float, at: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Draw digits side by side, their middle `at`; a single one is in a corner, so that it is no answer."""
+    """Draw digits side by side, centred `at`; a single one goes into a corner, so that it is no answer."""
     if len(digits) == 1:
         mark_corner(page, cell, int(digits[0]), pen, min(height, 0.38), rng)
         return
@@ -77,7 +77,7 @@ def mark_corner(page: np.ndarray, cell: int, digit: int, pen: Pen, height: float
 
 
 def notes(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Draw what is crossed out: small digits with a stroke through them, or a big one under a scribble."""
+    """Draw crossed-out notes: small digits with a stroke through them, or a big one under a scribble."""
     pen = pick_pen(sheet.hands, True, rng)
     for cell in some(cells_of(sheet.givens, blank=True), 0.05, 0.5, rng):
         layer = np.zeros((2 * STEP, 2 * STEP), np.float32)
@@ -97,7 +97,7 @@ def notes(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def numbers(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Print small numbers in one corner of cells, blank or not; half of the pages have dashed cages, too."""
+    """Print small numbers in one corner of cells, blank or not; half of the pages also have dashed cages."""
     pen = pick_pen(sheet.fonts, False, rng)
     height = rng.uniform(0.15, 0.25)
     corner = np.array([-1, -1]) if chance(rng, 0.7) else rng.choice([-1, 1], 2)
@@ -129,7 +129,7 @@ def dashed_box(page: np.ndarray, x: float, y: float, width: float, height: float
 
 
 def hand(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Write the digits that are not printed."""
+    """Write the digits of `sheet.written` by hand."""
     pen = pick_pen(sheet.hands, True, rng)
     pen = pen._replace(ink=rng.uniform(0.42, 0.95))
     height = rng.uniform(0.48, 0.8)

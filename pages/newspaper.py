@@ -1,8 +1,8 @@
-"""Sudoku boards as newspapers print them, on paper as it is when they are read; pure functions of a random generator.
+"""Draw Sudoku boards as printed in newspapers, with paper defects; pure functions of a random generator.
 
-A board is drawn at 54 pixels a cell as reflectance (1 = bare paper, 0 = no light comes back), so every
-defect is a factor or a shift. What repeats without harm (noise, the reverse page's text) is drawn once
-per process from fixed seeds, and each page takes a random part of it: that is most of the speed.
+A board is drawn at 54 pixels per cell as reflectance (1 = bare paper, 0 = no light comes back), so every
+defect is a factor or a shift. Noise and the reverse page's text are drawn once per process from fixed
+seeds, and each page takes a random part of them, which saves most of the time.
 """
 
 from functools import cache
@@ -16,19 +16,19 @@ from pages.fonts import load_fonts, open_font
 
 STEP = 54  # a cell's side on the drawn page, pixels
 BOARD = 9 * STEP
-EDGE = 42  # the page goes on beyond the board
+EDGE = 42  # width of the page around the board
 PAGE = BOARD + 2 * EDGE
 BANK = 1024  # side of the noise that pages take parts of
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:
-    """True as often as `probability` says."""
+    """Return True with this probability."""
     return rng.random() < probability
 
 
 @cache
 def noise_bank(sigma: float) -> np.ndarray:
-    """Noise of deviation 1, smoothed over `sigma` pixels; float32 [BANK, BANK], the same in every process."""
+    """Draw noise of deviation 1, smoothed over `sigma` pixels; float32 [BANK, BANK], the same in every process."""
     scale = max(1, int(sigma / 2))  # coarse noise is drawn coarse
     side = BANK // scale + 1
     noise: np.ndarray = np.random.default_rng([17, int(100 * sigma)]).standard_normal((side, side), np.float32)
@@ -40,13 +40,13 @@ def noise_bank(sigma: float) -> np.ndarray:
 
 
 def square_of(bank: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of `bank`; a view, not a copy."""
+    """Return a random square of `bank`; a view, not a copy."""
     y, x = rng.integers(0, bank.shape[0] - side + 1, 2)
     return bank[y : y + side, x : x + side]
 
 
 def part(bank: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of `bank`, turned or mirrored at random; a view, not a copy."""
+    """Return a random square of `bank`, turned or mirrored at random; a view, not a copy."""
     piece = square_of(bank, side, rng)
     turn = int(rng.integers(8))
     piece = piece[::-1] if turn & 1 else piece
@@ -63,7 +63,7 @@ WORDS = [
 
 @cache
 def text_bank(number: int) -> np.ndarray:
-    """A newspaper page of text, float32 [BANK, BANK], 1 = ink; page `number` is the same in every process."""
+    """Draw a newspaper page of text, float32 [BANK, BANK], 1 = ink; page `number` is the same in every process."""
     rng = np.random.default_rng([23, number])
     fonts = load_fonts("train")
     sheet = Image.new("L", (BANK, BANK))
@@ -91,13 +91,13 @@ def text_bank(number: int) -> np.ndarray:
 
 
 def stripes(at: np.ndarray, width: float, length: int) -> np.ndarray:
-    """How much of each pixel in a row is covered by lines of `width` pixels centred `at`; float32 [length]."""
+    """Return the part of each pixel in a row that lines of `width` pixels, centred `at`, cover; float32 [length]."""
     distance = np.abs(np.arange(length, dtype=np.float32)[:, None] - at).min(axis=1)
     return np.clip((width + 1) / 2 - distance, 0, 1)
 
 
 def draw_grid(rng: np.random.Generator, ink: float) -> np.ndarray:
-    """The grid's lines, float32 [PAGE, PAGE]: the part of the light that they take away."""
+    """Draw the grid's lines, float32 [PAGE, PAGE], as the part of the light that they absorb."""
     thin = rng.uniform(0.7, 2.6)
     thick = max(thin * rng.uniform(1, 1.5), rng.uniform(1.5, 6.5))
     thin_ink = (1 - ink) * (1.0 if chance(rng, 0.5) else rng.uniform(0.3, 1))
@@ -120,7 +120,7 @@ def draw_grid(rng: np.random.Generator, ink: float) -> np.ndarray:
 
 
 def draw_shades(rng: np.random.Generator) -> np.ndarray:
-    """Shaded boxes or cells, float32 [PAGE, PAGE]: a factor; an even tone or a halftone's dots."""
+    """Draw shaded boxes or cells, in an even tone or as halftone, as a factor, float32 [PAGE, PAGE]."""
     tone = rng.uniform(0.62, 0.94)
     chosen = np.zeros((9, 9), bool)
     if chance(rng, 0.5):
@@ -146,8 +146,11 @@ def draw_shades(rng: np.random.Generator) -> np.ndarray:
 def draw_board(
     puzzle: str, glyphs: np.ndarray, rng: np.random.Generator, small: np.random.Generator | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """A newspaper's print of `puzzle`: reflectance, float32 [PAGE, PAGE], the grid's corners, float32 [4, 2], and the
-    part of the light that its digits take away. With `small` its digits are, by this generator."""
+    """Print `puzzle` as a newspaper does, with small digits if `small` is given, the generator of their size.
+
+    Returns the reflectance, float32 [PAGE, PAGE], the grid's corners, float32 [4, 2], and the part of the light that
+    the digits absorb.
+    """
     ink = rng.uniform(0.05, 0.35)
     taken = draw_grid(rng, ink)
 
@@ -156,7 +159,7 @@ def draw_board(
         height = small.uniform(0.2, 0.4) * STEP
     stretch = rng.uniform(0.88, 1.1)
     width = height / glyphs.shape[1] * glyphs.shape[2] * stretch
-    shrink = min(1, 0.82 * STEP / width)  # a wide face stays in its cell
+    shrink = min(1, 0.82 * STEP / width)  # a wide face stays within its cell
     size = max(4, round(width * shrink)), max(8, round(height * shrink))
     digits = [cv2.resize(glyph, size, interpolation=cv2.INTER_AREA) for glyph in glyphs]
     digit_ink = (1 - ink) * (1.0 if chance(rng, 0.5) else rng.uniform(0.5, 1))  # often paler than the lines
@@ -177,7 +180,7 @@ def draw_board(
         taken = cv2.dilate(taken, kernel) if chance(rng, 0.6) else cv2.erode(taken, kernel)
     if chance(rng, 0.3):  # ink that took unevenly
         taken *= np.clip(1 + rng.uniform(0.05, 0.25) * part(noise_bank(1.0), PAGE, rng), 0.3, 1.05)
-    if chance(rng, 0.5):  # what is printed around the board
+    if chance(rng, 0.5):  # text around the board
         gap = rng.uniform(3, 30)
         around = stripes(np.array([PAGE / 2]), BOARD + 2 * gap, PAGE)
         text = square_of(text_bank(int(rng.integers(12))), PAGE, rng)
@@ -189,7 +192,7 @@ def draw_board(
 
 
 def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Texture, the reverse page showing through, specks, wrinkles and creases; reflectance in and out."""
+    """Add texture, show-through of the reverse page, specks, wrinkles and creases; reflectance in and out."""
     if chance(rng, 0.5):
         text = square_of(text_bank(int(rng.integers(12))), int(rng.integers(PAGE // 3, BANK)), rng)
         text = cv2.resize(text[:, ::-1], (PAGE, PAGE), interpolation=cv2.INTER_LINEAR)  # mirrored, so never a digit
@@ -219,7 +222,7 @@ def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def stains(rng: np.random.Generator) -> np.ndarray:
-    """Dirt and worn ink: soft, mostly oblong smudges of about one direction; a factor, float32 [PAGE, PAGE]."""
+    """Draw dirt and worn ink as soft, oblong smudges of about one direction; a factor, float32 [PAGE, PAGE]."""
     layer = np.ones((PAGE, PAGE), np.float32)
     lean = rng.uniform(0, 180)
     for _ in range(rng.integers(3, 40)):
@@ -230,7 +233,7 @@ def stains(rng: np.random.Generator) -> np.ndarray:
 
 
 def edge_or_fold(side: int, rng: np.random.Generator, widths: tuple[float, float], strength: float) -> np.ndarray:
-    """A straight fold or a step in brightness across a square, as a factor; float32 [side, side]."""
+    """Draw a straight fold or a step in brightness across a square, as a factor; float32 [side, side]."""
     angle, width = rng.uniform(0, np.pi), rng.uniform(*widths)
     x, y = rng.uniform(0, side, 2)
     along = np.arange(side, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""A page on which more is drawn, and pens: digits that are set one by one, printed or by hand."""
+"""Sheets and pens: draw single digits, printed or by hand, on a printed page."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ import numpy as np
 from pages.fonts import Font, draw_glyphs, pick_file
 from pages.newspaper import EDGE, PAGE, STEP, chance
 
-INK = 0.35, 0.95  # the part of the light that a pen's digits take away
+INK = 0.35, 0.95  # the part of the light that a pen's digits absorb
 
 
 class Sheet(NamedTuple):
-    """A printed page on which more is drawn."""
+    """A printed page with what effects need to know of it."""
 
     page: np.ndarray  # reflectance, float32 [PAGE, PAGE], changed in place
     givens: str  # 81 characters, 0 = blank
-    written: np.ndarray  # the cells, int [n], whose digits are to be written by hand: not on the page yet
-    ink: float  # the part of the light that its digits take away
+    written: np.ndarray  # int [n], the cells whose digits are written by hand, and not on the page yet
+    ink: float  # the part of the light that its digits absorb
     fonts: tuple[Font, ...]  # of print
     hands: tuple[Font, ...]  # of handwriting
 
@@ -28,7 +28,7 @@ def cells_of(givens: str, blank: bool) -> np.ndarray:
 
 
 def some(cells: np.ndarray, least: float, most: float, rng: np.random.Generator) -> np.ndarray:
-    """Return a random part of `cells`, between two shares of them."""
+    """Return a random part of `cells`, of a size between two fractions."""
     return rng.permutation(cells)[: round(rng.uniform(least, most) * len(cells))]
 
 
@@ -54,14 +54,14 @@ def disc(page: np.ndarray, at: np.ndarray, radius: float, tone: float) -> None:
 
 
 class Pen(NamedTuple):
-    """A way to set digits: a face's nine glyphs, how dark they are, and whether by hand."""
+    """A face's nine glyphs, their darkness, and whether they are handwriting."""
 
     glyphs: np.ndarray  # float32 [9, H, W]
     ink: float
     by_hand: bool
 
     def draw(self, digit: int, height: float, rng: np.random.Generator) -> np.ndarray:
-        """Return a digit, float32 [h, w], `height` pixels high; by hand no two are alike."""
+        """Return a digit, float32 [h, w], `height` pixels high; by hand, no two are equal."""
         glyph = self.glyphs[digit - 1]
         if not self.by_hand:
             scale = height / len(glyph)
@@ -83,7 +83,7 @@ class Pen(NamedTuple):
 
 
 def pick_pen(fonts: tuple[Font, ...], by_hand: bool, rng: np.random.Generator) -> Pen:
-    """Return a face of random darkness; strokes of a hand are thickened at random."""
+    """Return a random face of random darkness; handwriting gets strokes of random width."""
     glyphs = draw_glyphs(pick_file(fonts, rng), rng)
     if by_hand:
         glyphs = dressed(glyphs, rng)
@@ -93,7 +93,7 @@ def pick_pen(fonts: tuple[Font, ...], by_hand: bool, rng: np.random.Generator) -
 
 
 def dressed(glyphs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the glyphs with, now and then, a foot and a flag on the 1 and a bar through the 7."""
+    """Return the glyphs, some with a foot and a flag on the 1 and a bar through the 7."""
     glyphs = glyphs.copy()
     pen = max(2, round(0.06 * glyphs.shape[1]))
 

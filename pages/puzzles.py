@@ -1,4 +1,4 @@
-"""Sudoku puzzles with exactly one solution: drawn at random, or read from the reader's own file.
+"""Sudoku puzzles with exactly one solution: drawn at random, or read from the user's own file.
 
 Own code because no maintained generator on PyPI has both aarch64 wheels (or pure Python), a seed and
 unique solutions. A puzzle is a string of 81 characters, row by row, 0 = blank.
@@ -30,7 +30,7 @@ PEERS = [sorted(set().union(*(unit for unit in UNITS if cell in unit)) - {cell})
 
 
 def place(state: list[int], cell: int, bit: int) -> bool:
-    """Puts a digit into `state` (in place) with all that follows from it; False on a contradiction."""
+    """Set a digit in `state`, in place, with all that follows from it; return False on a contradiction."""
     if not state[cell] & bit:
         return False
     state[cell] = bit
@@ -49,13 +49,13 @@ def place(state: list[int], cell: int, bit: int) -> bool:
 
 
 class SearchLimitError(Exception):
-    """The search for solutions has used up the steps that it was given."""
+    """The search for solutions has used up its steps."""
 
 
 def search(state: list[int], digits: Sequence[int], steps: Iterator[int]) -> Iterator[list[int]]:
-    """Yields every solution of `state`; tries the cell with the fewest digits first, digits in the given order.
+    """Yield every solution of `state`; try the cell with the fewest digits first, digits in the given order.
 
-    Takes one of `steps` for each state that it looks at, and raises SearchLimitError when there are none left.
+    Each state takes one of `steps`. Raises SearchLimitError when none is left.
     """
     if next(steps, None) is None:
         raise SearchLimitError
@@ -73,9 +73,9 @@ def search(state: list[int], digits: Sequence[int], steps: Iterator[int]) -> Ite
 def solutions(
     givens: dict[int, int], digits: Sequence[int] = range(1, 10), steps: Iterator[int] | None = None
 ) -> Iterator[list[int]]:
-    """Yields every solution (a list of 81 digits) of the puzzle {cell: digit}; tries `digits` in that order.
+    """Yield every solution (a list of 81 digits) of the puzzle {cell: digit}; try `digits` in that order.
 
-    `steps`: what `search` may take, some 100 microseconds each; None if it may take as long as it needs.
+    `steps` limits the search, at some 100 microseconds per step; None: no limit.
     """
     state = [511] * 81
     if all(place(state, cell, 1 << (digit - 1)) for cell, digit in givens.items()):
@@ -83,10 +83,10 @@ def solutions(
 
 
 def draw_puzzle(rng: np.random.Generator) -> str:
-    """A random puzzle with exactly one solution, 81 characters, 0 = blank.
+    """Draw a puzzle with exactly one solution, 81 characters, 0 = blank.
 
-    Givens are added to a sparse start wherever a second solution differs, then taken away again at
-    random while the solution stays the only one, until the drawn number is reached.
+    Givens are added to a sparse start wherever a second solution differs, then removed at random while
+    the solution stays unique, until the drawn number is reached.
     """
     wanted = int(rng.integers(GIVENS[0], GIVENS[1] + 1))
     first_row = {cell: int(digit) for cell, digit in enumerate(rng.permutation(9) + 1)}
@@ -111,7 +111,7 @@ def draw_puzzle(rng: np.random.Generator) -> str:
 
 
 def vary_puzzle(puzzle: str, givens: int, rng: np.random.Generator) -> str:
-    """`puzzle` with its digits renamed, turned or mirrored, and cells of its solution added up to `givens`."""
+    """Rename the digits of `puzzle`, turn or mirror it, and add cells of its solution up to `givens`."""
     board = np.array([int(digit) for digit in puzzle])
     truth = np.array(next(solutions({cell: int(digit) for cell, digit in enumerate(puzzle) if digit != "0"})))
     missing = rng.permutation(np.flatnonzero(board == 0))[: max(0, givens - np.count_nonzero(board))]
@@ -123,7 +123,7 @@ def vary_puzzle(puzzle: str, givens: int, rng: np.random.Generator) -> str:
 
 
 def place_forced(state: list[int]) -> bool:
-    """Puts every digit that has one place left in a unit into `state`, as long as there are such; see place."""
+    """Place digits in `state` while one has a single place left in a unit; return False on a contradiction."""
     before: list[int] = []
     while before != state:
         before = state.copy()
@@ -153,10 +153,10 @@ def judge_puzzle(puzzle: str) -> str:
 
 
 def read_puzzles(path: Path) -> dict[str, int]:
-    """Read the reader's own puzzles: each once, with the number of its last line; judge_puzzle says which can be used.
+    """Read the user's own puzzles, each once, with the number of its last line; judge_puzzle checks them.
 
     A puzzle is 81 cells in a line, alone or beside other columns, or nine lines of nine; a blank is 0 or another mark,
-    the same in all of a puzzle. Empty lines, titles and comments are passed over. Raises UserError for other lines.
+    the same throughout a puzzle. Skips empty lines, titles and comments. Raises UserError for other lines.
     """
     try:
         lines = read_text(path).splitlines()
@@ -186,12 +186,12 @@ def read_puzzles(path: Path) -> dict[str, int]:
                 f"0 or one other mark for blanks: {line[:90]!r}"
             )
     if rows:
-        raise UserError(f"{path} ends after {len(rows) // 9} of a puzzle's nine lines: mend it")
+        raise UserError(f"{path} ends after {len(rows) // 9} of a puzzle's nine lines: complete or remove it")
     return puzzles
 
 
 def find_puzzle(line: str) -> str:
-    """Return the puzzle in a line, 81 characters, 0 = blank; of several the one with the fewest givens; "" if none."""
+    """Return a line's puzzle, 81 characters, 0 = blank; of several, the one with the fewest givens; "" if none."""
     found = []
     joined = join(line, 81)
     for mark in sorted(set(joined) - set("123456789,;:|\t\"'")) or ["0"]:
@@ -203,7 +203,7 @@ def find_puzzle(line: str) -> str:
 
 
 def join_row(line: str) -> str:
-    """Return a line of nine cells without what stands between them, or the line as it is."""
+    """Return a line of nine cells without separators; return other lines unchanged."""
     for comma in ",;\t":
         if line.count(comma) == 8:  # of a spreadsheet, which leaves blanks empty
             line = " ".join(field.strip() or "0" for field in line.split(comma))
@@ -212,7 +212,7 @@ def join_row(line: str) -> str:
 
 
 def join(line: str, count: int) -> str:
-    """Join `count` cells that stand apart, alone or in threes; return other lines as they are."""
+    """Join `count` cells that are separated, one by one or in threes; return other lines unchanged."""
     parts = re.split(r"[\s,;|]+", line.strip(" |\t"))
     apart = len(parts) == count or len(parts) == 3 == count // 3
     return "".join(parts) if apart and len("".join(parts)) == count else line

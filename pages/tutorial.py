@@ -1,4 +1,4 @@
-"""The tutorial's pages: a clean print of a puzzle, and a mild camera's view of it."""
+"""Draw the tutorial's pages: a clean print of a puzzle, and a mild camera's view of it."""
 
 import io
 from functools import cache
@@ -17,7 +17,7 @@ PAGE_MARGIN = 60
 STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
 THIN, THICK, STROKE = 1, 3, 2  # inner lines, box lines, the digits' pen
 # The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: half of the
-# pages have one, half the other. Size, weight, middle and baseline (in the cell) fit what OpenCV 5.0.0 draws.
+# pages have each. Size, weight, middle and baseline (in the cell) fit what OpenCV 5.0.0 draws.
 FACES = ("Hershey", "Rubik")
 RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_MIDDLE, RUBIK_BASELINE = 36.5, 560, 37, 46
 CORNER_JITTER = 20  # the camera moves each corner of the page by up to this much
@@ -26,9 +26,9 @@ DESK_GREY = 220  # what the camera sees beside the page
 
 
 def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
-    """A clean print of `puzzle`: the page, uint8 [1200, 800], and its grid's corners, float [4, 2] (x, y).
+    """Print `puzzle` cleanly; return the page, uint8 [1200, 800], and its grid's corners, float [4, 2] (x, y).
 
-    `face` is one of FACES: the tutorial's putText gives other digits with OpenCV 5 than with OpenCV 4.
+    `face` is one of FACES, the digits of putText in OpenCV 4 and OpenCV 5.
     """
     page = np.full((PAGE_HEIGHT, PAGE_WIDTH), 255, np.uint8)
     side = 9 * STEP
@@ -45,7 +45,7 @@ def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
-    """Prints a digit into the cell with this corner as the tutorial does with OpenCV 4."""
+    """Print a digit as the tutorial does with OpenCV 4; `left`, `top` is the corner of its cell in pixels."""
     face, scale = cv2.FONT_HERSHEY_SIMPLEX, STEP / 60
     (width, height), _ = cv2.getTextSize(digit, face, scale, STROKE)
     x, y = left + (STEP - width) // 2, top + (STEP + height) // 2 - height // 4  # a little high, as in the tutorial
@@ -53,7 +53,7 @@ def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
 
 
 def print_rubik(page: np.ndarray, digit: str, left: int, top: int) -> None:
-    """The same as OpenCV 5 prints it, whatever OpenCV is here."""
+    """Print a digit as OpenCV 5 does, with any version of OpenCV."""
     cell = Image.fromarray(page[top : top + STEP, left : left + STEP])
     ImageDraw.Draw(cell).text((RUBIK_MIDDLE, RUBIK_BASELINE), digit, font=rubik(), anchor="ms", fill=0)
     page[top : top + STEP, left : left + STEP] = cell
@@ -61,7 +61,7 @@ def print_rubik(page: np.ndarray, digit: str, left: int, top: int) -> None:
 
 @cache
 def rubik() -> ImageFont.FreeTypeFont:
-    """Rubik with its figures of one width (its 1 then has a foot), as OpenCV 5 has it."""
+    """Open Rubik with tabular figures (its 1 then has a foot), as in OpenCV 5."""
     (path,) = family("Rubik", font_files("fontpkg_rubik"), 1).upright
     font, file = TTFont(path), io.BytesIO()
     figures = {code: f"{glyph}.tf" for code, glyph in font.getBestCmap().items() if chr(code) in "123456789"}
@@ -75,9 +75,9 @@ def rubik() -> ImageFont.FreeTypeFont:
 
 
 def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The tutorial's mild camera: the page's corners move, giving perspective; half of the views are blurred.
+    """Photograph a page with the tutorial's mild camera: moved corners give perspective; half of the views are blurred.
 
-    Returns the view and where the grid's corners truly are in it.
+    Returns the view, uint8 [1200, 800], and the grid's true corners in it, float32 [4, 2].
     """
     sheet = rectangle(0, 0, PAGE_WIDTH, PAGE_HEIGHT)
     moved = sheet + rng.integers(-CORNER_JITTER, CORNER_JITTER + 1, (4, 2)).astype(np.float32)
