@@ -1,4 +1,4 @@
-"""How much a place looks like a 9 x 9 grid; pulling corners, then lines, to where the grid is; straightening it."""
+"""Score how much a place looks like a 9 x 9 grid, pull corners and lines to the grid, and straighten it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 
 from digitnet_data import rectangle
 
-BORDER = 1  # cells around the board that are looked at, too
-SCORE_CELL = 16  # pixels of a cell where a place is scored: enough to tell a line from a digit
-PULL_CELL = 28  # pixels of a cell where lines are measured
-DEGREE = 3  # of the polynomials in x and y that describe bent paper: a page bends one way, or the other at its fold
-MIN_CLEAR = 0.3  # how clear a crossing must be to pull a corner, 0 to 1
-MIN_CROSSINGS = 20  # of the 100: with fewer the corners stay
+BORDER = 1  # cells around the board that are examined with it
+SCORE_CELL = 16  # pixels per cell for scoring: enough to distinguish a line from a digit
+PULL_CELL = 28  # pixels per cell for measuring lines
+DEGREE = 3  # of the polynomials in x and y that describe bent paper: enough for a page that bends back at its fold
+MIN_CLEAR = 0.3  # least clearness of a crossing that pulls a corner, 0 to 1
+MIN_CROSSINGS = 20  # of the 100: with fewer, the corners stay
 TRIES = 200  # of RANSAC: with half of the points wrong, one of 16 tries is right
-INLIER = 0.12  # how far off its place a crossing may be, in cells: what bent paper does
-LOOSE = 0.08  # how far off a smooth bend a point may be, in cells, to count half
-STIFFNESS = 0.03  # keeps the bend small where nothing is seen
+INLIER = 0.12  # largest error of an inlier crossing, in cells: as on bent paper
+LOOSE = 0.08  # distance from a smooth bend, in cells, at which a point counts half
+STIFFNESS = 0.03  # keeps the bend small where no line is visible
 CROSSINGS = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=2).reshape(-1, 2).astype(np.float32)
 
 
 class Board(NamedTuple):
-    """Where a board is in a photo."""
+    """A board's place in a photo."""
 
     corners: np.ndarray  # float32 [4, 2] x, y in pixels: the top left, then clockwise
-    bend: np.ndarray | None = None  # how far paper moves its points, in cells: polynomials, float32 [4, 4, 2]; or flat
-    score: float = 0.0  # how much it looks like a 9 x 9 grid: 1 = every line is there, nothing between or beyond
+    bend: np.ndarray | None = None  # displacement of its points, in cells: polynomials, float32 [4, 4, 2]; None: flat
+    score: float = 0.0  # likeness to a 9 x 9 grid: 1 = every line is visible, nothing between or beyond
 
     def scaled(self, factor: float) -> Board:
-        """The same board in the photo enlarged by `factor`; pixels have their centres at whole numbers."""
+        """Return the board in the photo enlarged by `factor`; pixel centres are at whole numbers."""
         return self._replace(corners=((self.corners + 0.5) * factor - 0.5).astype(np.float32))
 
     @property
@@ -47,14 +47,14 @@ def sort_corners(corners: np.ndarray) -> np.ndarray:
 
 
 def is_convex(corners: np.ndarray) -> bool:
-    """Tell whether four corners go round clockwise, and turn at each."""
+    """Return whether four corners are a convex quadrilateral in clockwise order."""
     sides = np.roll(corners, -1, axis=0) - corners
     following = np.roll(sides, -1, axis=0)
     return bool((sides[:, 0] * following[:, 1] > sides[:, 1] * following[:, 0]).all())
 
 
 def photo_points(board: Board, points: np.ndarray) -> np.ndarray:
-    """Turn points of the board, in cells from its top left, into pixels of the photo; float32 [N, 2]."""
+    """Map points of the board, in cells from its top left, to pixels of the photo; float32 [N, 2]."""
     points = points.astype(np.float32)
     if board.bend is not None:
         points = points + bend_at(board.bend, points)
@@ -63,21 +63,21 @@ def photo_points(board: Board, points: np.ndarray) -> np.ndarray:
 
 
 def bend_at(bend: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """How far a bend moves points [N, 2]; all in cells."""
+    """Return the displacement of points [N, 2] by a bend; all in cells."""
     return np.einsum("ni,ijk,nj->nk", powers(points[:, 1]), bend, powers(points[:, 0]))
 
 
 def powers(at: np.ndarray) -> np.ndarray:
-    """Raise positions in cells, 0 to 9, brought to -1 to 1, to the powers 0 to DEGREE; float32 [N, DEGREE + 1]."""
+    """Scale positions in cells from 0..9 to -1..1, and return their powers 0 to DEGREE; float32 [N, DEGREE + 1]."""
     return (np.clip(at, 0, 9, dtype=np.float32)[:, None] / 4.5 - 1) ** np.arange(DEGREE + 1, dtype=np.float32)
 
 
 def straighten(
     image: np.ndarray, board: Board, cell: int, border: int = 0, beyond: int = cv2.BORDER_REPLICATE
 ) -> np.ndarray:
-    """Straighten a board to `cell` pixels a cell, with `border` cells around it; uint8, square.
+    """Straighten a board to `cell` pixels per cell, with `border` cells around it; uint8, square.
 
-    `beyond` is what OpenCV takes for pixels beyond the image: the last ones, or black.
+    `beyond` is OpenCV's border mode for pixels beyond the image: the last ones, or black.
     """
     side = (9 + 2 * border) * cell
     if board.bend is None:
@@ -95,28 +95,28 @@ def straighten(
 
 
 def noise_of(grey: np.ndarray) -> float:
-    """Estimate the deviation of noise, in grey levels, from the three quarters of the photo that differ least."""
+    """Estimate the noise's standard deviation, in grey levels, from the smoothest three quarters of the photo."""
     change = cv2.absdiff(grey, cv2.GaussianBlur(grey, (5, 5), 0))[::3, ::3].ravel()
     calm = np.partition(change, 3 * len(change) // 4)[: 3 * len(change) // 4]
     return 2 * float(calm.mean())  # of Gaussian noise
 
 
 class Pyramid:
-    """A grey photo in four sizes, each half of the one before, so that straightening a board costs the same at all."""
+    """A grey photo in four sizes, each half of the previous, so that every board costs the same to straighten."""
 
     def __init__(self, grey: np.ndarray) -> None:
-        self.contrast = self.contrast_of(grey)  # how much darker than the paper a line is, to be told from noise
+        self.contrast = self.contrast_of(grey)  # least darkness of a line against the paper
         self.levels = [grey]
         for _ in range(3):
             self.levels.append(cv2.resize(self.levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
 
     @staticmethod
     def contrast_of(grey: np.ndarray) -> float:
-        """The least contrast of a line in a photo, in grey levels; little, for many pixels are averaged."""
+        """Return the least contrast of a line, in grey levels; it is small because many pixels are averaged."""
         return 2 + noise_of(grey)
 
     def straighten(self, board: Board, cell: int, beyond: int = cv2.BORDER_REPLICATE) -> np.ndarray:
-        """The board with its border, from the level where its cells are as large as `cell`, or up to twice."""
+        """Straighten the board and its border from the level where its cells are one to two times `cell`."""
         level = int(np.clip(np.log2(board.cell / cell), 0, 3))
         return straighten(self.levels[level], board.scaled(0.5**level), cell, BORDER, beyond)
 
@@ -125,9 +125,9 @@ class Pyramid:
 
 
 def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
-    """Measure how much darker than both its sides each pixel is, in grey levels: upright lines; uint8, same shape.
+    """Measure upright lines: how much darker each pixel is than both its sides, in grey levels; uint8, same shape.
 
-    Beyond the board may be anything: its first and last line are compared with the inner side alone.
+    The first and the last line are compared with the inner side only, because beyond the board may be anything.
     """
     reach = cell // 5  # lines are narrower
     wide = cv2.copyMakeBorder(patch, 0, 0, reach, reach, cv2.BORDER_REPLICATE)
@@ -140,10 +140,10 @@ def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
 
 
 def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure how much of each cell's edge is there, 0 to 1, upright edges first, then level ones.
+    """Measure the visible part of each cell's edge, 0 to 1, upright edges first, then level ones.
 
-    Returns float32 [2, 11, 10] for the lines and [2, 11, 9] for as many places between them; the first and the last
-    of the 11 belong to the border's cells, where the lines should have ended. Then the ink of each line, [2, 10].
+    Returns float32 [2, 11, 10] for the lines and [2, 11, 9] for the places between them; the first and the last of
+    the 11 belong to the border's cells, where the lines should have ended. Then the ink of each line, [2, 10].
     """
     lines, between, ink = [], [], []
     for image in (patch, np.ascontiguousarray(patch.T)):
@@ -173,11 +173,11 @@ def edge_depths(patch: np.ndarray, cell: int) -> np.ndarray:
 
 
 def grid_score(photo: Pyramid, board: Board) -> float:
-    """Measure how much a place looks like a Sudoku's grid: the lines there, less those between and beyond.
+    """Score how much a place looks like a Sudoku's grid: its visible lines, less those between and beyond.
 
-    Where lines differ in ink, those around boxes should have more: it tells a board from one a cell beside it.
+    Where lines differ in ink, those around boxes should have more; this rejects a board shifted by one cell.
     """
-    patch = photo.straighten(board, SCORE_CELL, cv2.BORDER_CONSTANT)  # in black, no lines go on
+    patch = photo.straighten(board, SCORE_CELL, cv2.BORDER_CONSTANT)  # lines do not continue in black
     lines, between, ink = edges_seen(patch, SCORE_CELL, photo.contrast)
     second, most = np.sort(lines[:, [0, -1]].mean(axis=2), axis=None)[-2:]  # of the four sides
     boxes, others = ink[:, [3, 6]].mean(), ink[:, [1, 2, 4, 5, 7, 8]].mean()
@@ -191,7 +191,7 @@ def grid_score(photo: Pyramid, board: Board) -> float:
 
 
 def crossings(photo: Pyramid, board: Board) -> tuple[np.ndarray, np.ndarray]:
-    """Measure how far the 100 crossings are off, float32 [100, 2] in cells, and how clear each is, [100]."""
+    """Measure the offsets of the 100 crossings in cells, float32 [100, 2], and how clear each is, [100]."""
     cell, reach = PULL_CELL, int(0.42 * PULL_CELL)  # less than half a cell: beyond, it is another line
     patch = photo.straighten(board, cell)
     shifts = np.arange(-reach, reach + 1)
@@ -212,7 +212,7 @@ def crossings(photo: Pyramid, board: Board) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pull_corners(photo: Pyramid, board: Board) -> Board:
-    """Move a board's corners until its lines lie at ninths; crossings near a corner that is far off are left out."""
+    """Move a board's corners until its lines are at ninths; RANSAC ignores crossings near a corner that is far off."""
     square = rectangle(0, 0, 9, 9)
     for _ in range(5):
         offset, clear = crossings(photo, board)
@@ -248,7 +248,7 @@ def fit_bend(board: Board, at: np.ndarray, offset: np.ndarray, trust: np.ndarray
 
 
 def bend_lines(photo: Pyramid, board: Board) -> Board:
-    """Bend a board so that its lines lie on those of the photo."""
+    """Bend a board so that its lines match those of the photo."""
     for _ in range(2):
         offset, clear = crossings(photo, board)
         if board.bend is not None:

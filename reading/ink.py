@@ -1,4 +1,4 @@
-"""What the ink of a straightened board says without any network: how dark and how large it is, and where it stands."""
+"""Measure darkness, size and place of the ink in a straightened board, without a network."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import numpy as np
 
 CELL = 50  # pixels of a straightened cell, as in training
 MIN_GIVENS = 17  # no Sudoku with fewer has one solution
-PALE = 0.4  # of the darkness of the board's digits: what is paler is the reverse page
-SMALL = 0.5  # of the size of the board's digits: what is smaller is a pencil mark, or a speck
-THROUGH = 0.75  # of a cell: what is longer is what the crop left of a grid line
-LINE = 0.16  # of a cell: what is thinner, at the crop's edge, is that as well
-OVERLAP = 0.5  # of a mark's width: marks written beside each other lean over by less
+PALE = 0.4  # of the darkness of the board's digits: paler ink is the reverse page's
+SMALL = 0.5  # of the size of the board's digits: a smaller piece is a pencil mark or a speck
+THROUGH = 0.75  # of a cell: a longer piece is the rest of a grid line
+LINE = 0.16  # of a cell: so is a thinner piece at the crop's edge
+OVERLAP = 0.5  # of a mark's width: marks written side by side overlap by less
 
 
 class Ink(NamedTuple):
-    """The ink of 81 cells; lengths are in cells. What is left of grid lines does not count."""
+    """The ink of 81 cells, without the rests of grid lines; lengths are in cells."""
 
     widths: np.ndarray  # float [81], of the largest piece that reaches the middle of the cell; 0 if none does
     heights: np.ndarray  # float [81]
-    size: float  # the larger of both, of a typical digit
-    beside: np.ndarray  # bool [81]: marks stand beside each other
-    stacked: np.ndarray  # bool [81]: or one above the other, which is beside each other when the page is turned
+    size: float  # the larger of width and height, of a typical digit
+    beside: np.ndarray  # bool [81]: marks are side by side
+    stacked: np.ndarray  # bool [81]: or one above the other, which is side by side on a turned page
 
     def turned(self, turn: int) -> Ink:
-        """The same after `turn` quarter turns counterclockwise, as numpy.rot90 makes them."""
+        """Return the ink after `turn` quarter turns counterclockwise, as by numpy.rot90."""
         cells = [np.rot90(values.reshape(9, 9), turn).ravel() for values in (*self[:2], *self[3:])]
         widths, heights, beside, stacked = cells if turn % 2 == 0 else [cells[i] for i in (1, 0, 3, 2)]
         return Ink(widths, heights, self.size, beside, stacked)
 
     @property
     def digit_sized(self) -> np.ndarray:
-        """Which cells have a piece of ink that is as dark and as large as a digit; bool [81]."""
+        """Mask of the cells with a piece of ink as dark and as large as a digit; bool [81]."""
         return np.maximum(self.widths, self.heights) > SMALL * self.size
 
 
@@ -44,12 +44,12 @@ def split_cells(page: np.ndarray, inset: int) -> np.ndarray:
 
 
 def of_typical_digit(values: np.ndarray) -> float:
-    """Pick a typical digit's value among 81 cells': the median of the largest 17, for there are as many digits."""
+    """Return a typical digit's value: the median of the largest 17 of 81 cells, since there are at least 17 digits."""
     return float(np.median(np.sort(values)[-MIN_GIVENS:]))
 
 
 def darkness_and_light(page: np.ndarray) -> tuple[float, float]:
-    """Measure how much darker, and how much lighter than its cell a typical digit is, in grey levels."""
+    """Measure how much darker, and how much lighter, a typical digit is than its cell, in grey levels."""
     cells = np.sort(split_cells(page, CELL // 6).reshape(81, -1), axis=1)
     few, half = cells.shape[1] // 50, cells.shape[1] // 2
     return of_typical_digit(cells[:, half] - cells[:, few]), of_typical_digit(cells[:, -few] - cells[:, half])
@@ -58,7 +58,7 @@ def darkness_and_light(page: np.ndarray) -> tuple[float, float]:
 def measure_ink(page: np.ndarray) -> Ink:
     """Measure the ink of a straightened board, dark on light, uint8 [9 * CELL, 9 * CELL].
 
-    Darkness is the part of the light that is not given back, so that a shadow on the page does not matter.
+    Darkness is the absorbed part of the light, so that a shadow on the page does not matter.
     """
     cells = split_cells(page, CELL // 10)
     paper = np.percentile(cells, 60, axis=(1, 2), keepdims=True)
@@ -84,9 +84,9 @@ def measure_ink(page: np.ndarray) -> Ink:
 
 
 def are_marks(boxes: np.ndarray, axis: int, min_size: float) -> bool:
-    """Tell whether pieces of ink stand beside each other along `axis`, or have grown together to one wider than high.
+    """Return whether pieces of ink are side by side along `axis`, or merged into one that is wider than high.
 
-    `boxes`: x, y, width and height of each, [N, 4].
+    `boxes` has x, y, width and height of each, [N, 4].
     """
     start, length, height = boxes[:, axis], boxes[:, axis + 2], boxes[:, 3 - axis]
     if not len(boxes) or height.max() < min_size:

@@ -1,6 +1,6 @@
-"""Where a board may be: quadrilaterals around what is printed, and around cells that lie in rows and columns.
+"""Propose places of a board: quadrilaterals around print, and around cells in rows and columns.
 
-Proposals are cheap and many, and most are wrong: reading/grid.py says which one looks like a board.
+Proposals are cheap and many, and most are wrong: reading/grid.py scores them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from reading.grid import Board, fit_bend, is_convex, noise_of, sort_corners
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MIN_BOARD = 1 / 8  # a board's side, as a part of the photo's longer side: below it, cells have too few pixels to read
-MIN_CELLS = 8  # cells that must lie in rows and columns: fewer do so by chance
-MIN_BENT_CELLS = 40  # that say how the paper is bent: the half of them
-MAX_HOLES = 500  # holes of the print that are looked at: a board has 81, and every pair of holes is compared
-MAX_OUTLINES = 6  # the largest pieces of print, or of paper, whose outlines are looked at
+MIN_BOARD = 1 / 8  # of the photo's longer side, a board's side: smaller cells have too few pixels to read
+MIN_CELLS = 8  # cells in rows and columns: fewer may be so by chance
+MIN_BENT_CELLS = 40  # cells that can show the paper's bend: half of them
+MAX_HOLES = 500  # examined holes in the print: a board has 81, and every pair of holes is compared
+MAX_OUTLINES = 6  # examined outlines: of the largest pieces of print, and of paper
 
 
 def ink_masks(grey: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield masks of what is darker than its neighbourhood, uint8 0 or 255, for photos of very different kinds.
+    """Yield masks of pixels darker than their neighbourhood, uint8 0 or 255, for photos of very different kinds.
 
-    A small neighbourhood keeps thin lines apart from shadows and dark pages, a large one keeps wide lines whole. A low
-    threshold keeps pale lines; a high one parts the frame from paper texture. Closed lines mend gaps at crossings.
+    A small neighbourhood separates thin lines from shadows and dark pages, a large one keeps wide lines whole. A low
+    threshold keeps pale lines; a high one separates the frame from paper texture. Closing fills gaps at crossings.
     """
     side = max(grey.shape)
     soft = cv2.GaussianBlur(grey, (3, 3), 0)
@@ -41,14 +41,14 @@ def ink_masks(grey: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def darker_than(grey: np.ndarray, neighbourhood: int, threshold: float) -> np.ndarray:
-    """Mark with 255 what is darker than the mean of a square of about `neighbourhood` pixels by `threshold`."""
+    """Mark with 255 pixels darker by `threshold` than the mean of a square of about `neighbourhood` pixels."""
     return cv2.adaptiveThreshold(
         grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, max(3, neighbourhood | 1), threshold
     )
 
 
 def propose(ink: np.ndarray) -> list[Board]:
-    """List what may be a board in a mask of ink."""
+    """List possible boards in a mask of ink."""
     _, ink_labels, ink_stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(ink, 8, cv2.CV_32S, cv2.CCL_GRANA)
     paper = cv2.bitwise_not(ink)
     _, paper_labels, paper_stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(paper, 4, cv2.CV_32S, cv2.CCL_WU)
@@ -62,7 +62,7 @@ def propose(ink: np.ndarray) -> list[Board]:
 
 
 def outlines(labels: np.ndarray, stats: np.ndarray) -> list[np.ndarray]:
-    """Draw a quadrilateral around each of the largest components, where its hull has four corners."""
+    """Return quadrilaterals around the largest components whose hulls have four corners; float32 [4, 2] each."""
     least = MIN_BOARD * max(labels.shape)
     width, height = stats[:, 2], stats[:, 3]
     large = np.flatnonzero(np.minimum(width, height)[1:] > least) + 1
@@ -87,9 +87,9 @@ def outlines(labels: np.ndarray, stats: np.ndarray) -> list[np.ndarray]:
 
 
 def lattices(stats: np.ndarray, photo_side: int) -> list[Board]:
-    """Propose the boards whose cells may be among the holes of the print, of which `stats` are OpenCV's.
+    """Propose boards whose cells are among the holes in the print; `stats` are OpenCV's of these components.
 
-    Works where an outline does not: with text or a finger on the frame, with no frame, with a part of the lines lost.
+    Works where outlines fail: with text or a finger on the frame, without a frame, with some lines lost.
     """
     x, y, width, height, area = stats[1:].T.astype(np.float32)
     small, large = np.minimum(width, height), np.maximum(width, height)
@@ -113,18 +113,18 @@ def lattices(stats: np.ndarray, photo_side: int) -> list[Board]:
 
 
 def distances(points: np.ndarray) -> np.ndarray:
-    """Measure all distances between points [N, 2]; [N, N]."""
+    """Return all distances between points [N, 2]; [N, N]."""
     away = points[None] - points[:, None]
     return np.hypot(away[..., 0], away[..., 1])
 
 
 def alike(sizes: np.ndarray) -> np.ndarray:
-    """Tell which pairs differ by less than a quarter of their mean; bool [N, N]."""
+    """Return which pairs of sizes differ by less than a quarter of their mean; bool [N, N]."""
     return np.abs(np.subtract.outer(sizes, sizes)) < 0.125 * np.add.outer(sizes, sizes)
 
 
 def connected(near: np.ndarray, start: int, left: np.ndarray) -> np.ndarray:
-    """Collect the indices that neighbours lead to from `start`, and take them out of `left`."""
+    """Return the indices reachable from `start` through `near`, and remove them from `left`."""
     group, front = [start], [start]
     left[start] = False
     while front:
@@ -136,7 +136,7 @@ def connected(near: np.ndarray, start: int, left: np.ndarray) -> np.ndarray:
 
 
 def boards_of_cells(centres: np.ndarray, near: np.ndarray) -> list[Board]:
-    """Propose every board of 9 x 9 cells that has all of the cells at `centres` in it, or as many as there can be."""
+    """Propose every board of 9 x 9 cells that contains all cells at `centres`, or as many as possible."""
     places = number_cells(centres, near)
     if len(places) < MIN_CELLS:
         return []
@@ -149,7 +149,7 @@ def boards_of_cells(centres: np.ndarray, near: np.ndarray) -> list[Board]:
     spare = (high - low).astype(int) - 8  # negative: cells are missing, and may be on either side
     first = [[low[k] - 0.5 + i for i in range(min(0, spare[k]), max(0, spare[k]) + 1)][:9] for k in (0, 1)]
     windows = [(x, y, 9) for x in first[0] for y in first[1]]
-    if (spare == -6).all():  # the holes may be boxes whose thin lines were lost
+    if (spare == -6).all():  # the holes may be boxes that lost their thin lines
         windows.append((low[0] - 0.5, low[1] - 0.5, 3))
     boards = []
     for x, y, n in windows:
@@ -162,14 +162,14 @@ def boards_of_cells(centres: np.ndarray, near: np.ndarray) -> list[Board]:
 
 
 def bent_board(corners: np.ndarray, at: np.ndarray, spots: np.ndarray) -> Board:
-    """The board with these corners, bent so that its points `at`, in cells, lie at `spots` in the photo."""
+    """Return the board with these corners, bent so that its points `at`, in cells, are at `spots` in the photo."""
     back = cv2.getPerspectiveTransform(corners, rectangle(0, 0, 9, 9))
     offset = cv2.perspectiveTransform(spots[None], back)[0] - at
     return fit_bend(Board(corners.astype(np.float32)), at, offset, np.ones(len(at)))
 
 
 def number_cells(centres: np.ndarray, near: np.ndarray) -> dict[int, tuple[int, int]]:
-    """Number the cells by column and row, from neighbour to neighbour: index -> (column, row)."""
+    """Assign column and row to the cells, from neighbour to neighbour: index -> (column, row)."""
     away = centres[None] - centres[:, None]
     nearest = np.where(near, distances(centres), np.inf).argmin(axis=1)
     step = away[np.arange(len(centres)), nearest]

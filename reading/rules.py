@@ -1,4 +1,4 @@
-"""What the rules of Sudoku say about a reading: repeated digits, the solution, and which other readings they allow."""
+"""Judge a reading by the rules of Sudoku: repeated digits, the solution, and other readings that they allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pages.puzzles import UNITS, SearchLimitError, solutions
 from reading.ink import MIN_GIVENS
 
 MAX_STEPS = 4000  # of the solver for a board, a third of a second at most: newspapers' boards take 10 to 200
-MAX_TRIES = 40  # other readings that are tried for a proposal
+MAX_TRIES = 40  # other readings tried for a proposal
 UNIT_CELLS = np.array([sorted(unit) for unit in UNITS])  # rows, columns, boxes: [27, 9]
 
 
@@ -23,32 +23,32 @@ class Reason(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the rules say."""
+    """The judgement by the rules."""
 
-    reasons: list[Reason]  # why the reading is suspect; none if it has one solution and nothing speaks against it
+    reasons: list[Reason]  # why the reading is suspect; none if it is verified
     solution: list[int] | None = None  # 81 digits, if there is exactly one
     proposal: tuple[int, int] | None = None  # a cell, and the one other reading of it that gives exactly one solution
 
 
 def place_of(cell: int) -> str:
-    """Name a cell's place for people."""
+    """Return a cell's row and column, from 1, for people."""
     return f"row {cell // 9 + 1}, column {cell % 9 + 1}"
 
 
 def name_of(digit: int) -> str:
-    """Name a class for people."""
+    """Return a class's name for people."""
     return "blank" if digit == BLANK else str(digit)
 
 
 def repeats(digits: np.ndarray) -> np.ndarray:
-    """Mark the digits that stand twice in a row, a column or a box: bool [27, 10], never blanks."""
+    """Return which digits occur twice in a row, a column or a box; bool [27, 10], never blanks."""
     counts = np.eye(10, dtype=np.int64)[digits][UNIT_CELLS].sum(axis=1)
     counts[:, BLANK] = 0
     return counts > 1
 
 
 def name_repeats(digits: np.ndarray) -> list[Reason]:
-    """Name the digits that stand twice in a row, a column or a box, and where."""
+    """Return a reason for each digit that occurs twice in a row, a column or a box."""
     found = []
     for unit, digit in np.argwhere(repeats(digits)).tolist():
         cells = tuple(cell for cell in UNIT_CELLS[unit].tolist() if digits[cell] == digit)
@@ -59,13 +59,13 @@ def name_repeats(digits: np.ndarray) -> list[Reason]:
 
 
 class Rules:
-    """The solver for one board: all questions together take MAX_STEPS, so that no reading hangs."""
+    """The solver for one board; all calls together take at most MAX_STEPS, so that no reading hangs."""
 
     def __init__(self) -> None:
         self.steps = iter(range(MAX_STEPS))
 
     def solve(self, digits: np.ndarray) -> list[list[int]]:
-        """List the solutions, two at most; raises SearchLimitError when the steps are used up."""
+        """Return up to two solutions. Raises SearchLimitError when the steps are used up."""
         if repeats(digits).any():
             return []
         found = []
@@ -76,14 +76,14 @@ class Rules:
         return found
 
     def is_unique(self, digits: np.ndarray, cell: int = 0, digit: int | None = None) -> bool:
-        """Tell whether there is exactly one solution, with another `digit` in `cell` if given."""
+        """Return whether there is exactly one solution, with `digit` in `cell` if given."""
         if digit is not None:
             digits = digits.copy()
             digits[cell] = digit
         return len(self.solve(digits)) == 1
 
     def judge(self, digits: np.ndarray, probabilities: np.ndarray, others: list[set[int]]) -> Verdict:
-        """Judge digits, int [81], with `probabilities` [81, 10]; `others` are the readings that each cell may have."""
+        """Judge digits, int [81], with `probabilities` [81, 10]; `others` has each cell's possible classes."""
         reasons = name_repeats(digits)
         count = np.count_nonzero(digits)
         if not reasons and count < MIN_GIVENS:
@@ -99,10 +99,10 @@ class Rules:
             return Verdict(reasons or [Reason(f"whether there is one solution was not decided in {MAX_STEPS} steps")])
 
     def doubts(self, digits: np.ndarray, others: list[set[int]], solution: list[int]) -> list[Reason]:
-        """Name the cells that may hold something else without breaking the rules.
+        """Return a reason for each cell that may hold another class without breaking the rules.
 
-        That is what makes a reading with one solution wrong: a redundant digit lost, a digit of the solution seen in
-        a blank cell, or a digit misread as another one that also leads to one solution.
+        A reading with one solution can be wrong in three ways: a redundant digit is lost, a digit of the solution is
+        seen in a blank cell, or a digit is misread as another one that also leads to one solution.
         """
         found = []
         for cell in range(81):
@@ -121,7 +121,7 @@ class Rules:
         return found
 
     def propose(self, digits: np.ndarray, probabilities: np.ndarray, others: list[set[int]]) -> tuple[int, int] | None:
-        """Find the one other reading of one cell that gives exactly one solution; None if none does, or several."""
+        """Return the single change of one cell that gives exactly one solution; None if there is none, or several."""
         changes = [(cell, other) for cell in range(81) for other in others[cell] if other != digits[cell]]
         changes.sort(key=lambda change: -probabilities[change])
         fits = [change for change in changes[:MAX_TRIES] if self.is_unique(digits, *change)]
