@@ -31,13 +31,20 @@ QUICK = ("chapter", "inference")
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; args.parts stays None without --parts."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with train/ and val/")
     add("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
     add("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
-    add("--quick", action="store_true", help=f"less of it, in under a minute: {', '.join(QUICK)}")
-    add("--chapter-epochs", type=non_negative_int, default=0, metavar="N", help="run N epochs of its way, too")
+    add("--quick", action="store_true", help=f"shorter and rougher, in under a minute: {', '.join(QUICK)}")
+    add(
+        "--chapter-epochs",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="also run N epochs of the tutorial's way",
+    )
     return parser.parse_args()
 
 
@@ -58,7 +65,7 @@ def forget_files(folders: list[Path]) -> None:
 
 
 def bench_scripts(args: argparse.Namespace) -> dict:
-    """Measure seconds and peak memory of each script, from start to end; the short ones three times, in turn."""
+    """Measure seconds and peak memory of each script, imports included; the short ones three times, in turn."""
     out, folders = args.out / "scripts", [args.data / "train", args.data / "val"]
     onnx, weights = out / "sudoku_digitnet.onnx", out / "digitnet_best.pth"
     puzzles = ("--train", 30, "--val", 10) if args.quick else ()
@@ -105,9 +112,9 @@ def measure_part(part: str, run: dict, report: Path, args: argparse.Namespace) -
 
 
 def compare(chapter: dict, seeds: dict) -> str:
-    """Return the closing line: how many times as long the tutorial's epochs take as the slowest seed to TARGET.
+    """Return the closing line, which compares the tutorial's epochs with the slowest seed's time to TARGET.
 
-    Takes the results of the parts chapter and seeds; names seeds that did not reach TARGET instead.
+    Takes the results of the parts chapter and seeds. If seeds did not reach TARGET, the line names them instead.
     """
     reached = [run["seconds_to_target"] for run in seeds["runs"]]
     if late := [str(seed) for seed, seconds in enumerate(reached) if seconds is None]:
@@ -122,6 +129,7 @@ def compare(chapter: dict, seeds: dict) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Measure the parts, each in a process of its own; print tables and write bench.json."""
     args.data, args.out = args.data.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -131,14 +139,14 @@ def main(args: argparse.Namespace) -> None:
     report = args.out / "bench.json"
     parts = args.parts or (QUICK if args.quick else PARTS)
     for part in parts:
-        # Each in a process of its own: what one leaves in memory or running has slowed down another by half.
+        # A process per part: memory and threads of one part have slowed down another by half.
         work = partial(measure_part, part, run, report)
         process = multiprocessing.get_context("spawn").Process(target=run_script, args=(work, args))
         process.start()
         process.join()
         if process.exitcode:
             sys.exit(process.exitcode)
-    if {"chapter", "seeds"} <= {*parts}:  # of this call: figures of two days would mix two speeds of the machine
+    if {"chapter", "seeds"} <= {*parts}:  # both from this call: the machine's speed differs between days
         measured = json.loads(report.read_text())
         print(f"\n{compare(measured['chapter']['results'], measured['seeds']['results'])}")
     print(f"\nSaved: {report}")

@@ -1,8 +1,8 @@
-"""The tutorial's way of training, written anew for the benchmark: what 03_Training.py is measured against.
+"""Train in the tutorial's way, rewritten as the baseline for 03_Training.py.
 
 Source of the method: Arm Learning Paths, "Train the digit recognizer": torchvision's ImageFolder, every image decoded
-and transformed by itself in every epoch, normalised before it is turned, blanks as frequent as they come, AdamW with
-a constant learning rate of 0.001.
+and transformed by itself in every epoch, normalised before augmentation, classes as frequent as in the data, AdamW
+with a constant learning rate of 0.001.
 """
 
 import time
@@ -24,7 +24,7 @@ AUGMENTATION = [
 
 
 class Chapter:
-    """One training run of the tutorial's; `model` is the tutorial's network as it is."""
+    """A training run in the tutorial's way; `model` is its network, unchanged."""
 
     def __init__(self, data: Path, seed: int = 0):
         torch.manual_seed(seed)
@@ -50,7 +50,7 @@ class Chapter:
         return images / (time.perf_counter() - start)
 
     def accuracy(self) -> float:
-        """Return the fraction of the validation cells that is right."""
+        """Return the fraction of validation cells that are right."""
         self.model.eval()
         with torch.no_grad():
             right = sum((self.model(x).argmax(1) == y).sum().item() for x, y in self.val_loader)

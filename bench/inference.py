@@ -1,4 +1,4 @@
-"""How fast the exported file answers: ONNX Runtime's options against each other, and against PyTorch."""
+"""Measure the speed of the exported file: ONNX Runtime's options against each other, and against PyTorch."""
 
 import argparse
 import statistics
@@ -15,13 +15,13 @@ from digitnet_cli import available_cpus
 from digitnet_model import NETWORKS
 from digitnet_onnx import open_session
 
-SIZES = (81, 512)  # cells: a board; the batch that later chapters check with
+SIZES = (81, 512)  # cells: a board; the batch of later chapters' parity check
 
 
 def session(
     path: Path, threads: int = 0, spinning: bool = True, level: str = "ORT_ENABLE_ALL"
 ) -> onnxruntime.InferenceSession:
-    """Open an ONNX file with `threads` (0: as many as cores), which may spin while they wait, and a graph level."""
+    """Open an ONNX file with `threads` (0: one per core), spinning while they wait or not, at a graph level."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))

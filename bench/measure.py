@@ -1,4 +1,4 @@
-"""What the parts share: commands run to their end and measured, functions timed, tables printed."""
+"""Shared by all parts: run and measure commands, time functions, print tables."""
 
 import json
 import statistics
@@ -14,8 +14,8 @@ from digitnet_cli import UserError
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = 0.9928  # validation accuracy that the tutorial names
 CHAPTER_EPOCHS = 10  # its epochs
-# Runs a command and writes its peak memory (KiB, of its largest process): a child counts the memory of the process that
-# started it, and this one has torch in it.
+# Runs a command and writes its peak memory (KiB, of its largest process). A separate launcher, because a child's count
+# includes the memory of its parent, and this process has imported torch.
 LAUNCHER = (
     "import resource, subprocess, sys; code = subprocess.call(sys.argv[2:]); "
     "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)); sys.exit(code)"
@@ -23,10 +23,10 @@ LAUNCHER = (
 
 
 def run_measured(*command: object) -> dict:
-    """Run a command in the repository's folder, to its end.
+    """Run a command in the repository's folder and wait for it.
 
-    Returns `seconds`, `peak_mib` (memory of its largest process) and `seconds_to_target`: to the first line with a
-    validation accuracy of at least TARGET, None if there was none. Raises UserError if the command fails.
+    Returns `seconds`, `peak_mib` (memory of its largest process) and `seconds_to_target`: until the first line with a
+    validation accuracy of at least TARGET, or None. Raises UserError if the command fails.
     """
     start, reached = time.perf_counter(), None
     command = [str(part) for part in command]
@@ -45,12 +45,12 @@ def run_measured(*command: object) -> dict:
 
 
 def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()) -> dict:
-    """Run 03_Training.py from the beginning; `launcher`: what stands before it, such as torchrun's options.
+    """Run 03_Training.py from the beginning; `launcher` comes before the script, such as torchrun's options.
 
-    Returns what run_measured does, `images_per_second` (the median epoch) and `val`, the last epoch's errors.
+    Returns the values of run_measured, `images_per_second` (the median epoch) and `val`, the last epoch's errors.
     """
     for state in out.glob(".*_state.pth"):
-        state.unlink()  # of a benchmark that was interrupted: the training would go on from there
+        state.unlink()  # of an interrupted benchmark: training would continue from there
     result = run_measured(sys.executable, *launcher, "03_Training.py", "--data", data, "--out", out, *options)
     epochs = json.loads((out / "training.json").read_text())["epochs"]
     result["images_per_second"] = statistics.median(e["images"] / e["train_seconds"] for e in epochs)
@@ -59,7 +59,7 @@ def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()
 
 
 def median_time(call: Callable[[], object], seconds: float) -> float:
-    """Return the median seconds of a call: after two to warm up, of at least five and for `seconds`."""
+    """Return the median seconds of a call, of at least five calls during `seconds`, after two to warm up."""
     times: list[float] = []
     end = 0.0
     while len(times) < 7 or time.perf_counter() < end:
@@ -72,12 +72,12 @@ def median_time(call: Callable[[], object], seconds: float) -> float:
 
 
 def plural(count: int, thing: str) -> str:
-    """A number and what it counts: "1 thread", "2 threads"."""
+    """Return a number with its noun: "1 thread", "2 threads"."""
     return f"{count} {thing}{'s' * (count != 1)}"
 
 
 def table(title: str, head: list[str], rows: list[list]) -> None:
-    """Print a table in Markdown; floats with three digits, from 1,000 as whole numbers."""
+    """Print a table in Markdown; floats have three digits, and are whole numbers from 1,000 on."""
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         print("|", " | ".join(f"{v:,.3g}" if isinstance(v, float) and v < 1000 else

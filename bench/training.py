@@ -1,4 +1,4 @@
-"""How fast training is: against the tutorial's way, to its accuracy, in threads and in processes."""
+"""Measure the speed of training: against the tutorial's way, to its accuracy, with threads and processes."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from digitnet_cli import available_cpus
 
 
 def bench_chapter(args: argparse.Namespace) -> dict:
-    """Measure images per second of the tutorial's way and of ours, three times in turn, and of its validation."""
+    """Measure images per second of the tutorial's way and of ours, three times in turn, and time its validation."""
     repeats, steps = (1, 10) if args.quick else (3, 20)
     torch.set_num_threads(available_cpus())
     kinds = ("float32",) if args.quick else ("float32", "bfloat16")
@@ -32,7 +32,7 @@ def bench_chapter(args: argparse.Namespace) -> dict:
     epoch = images / rate["chapter"]
     table(
         f"Training on {images:,} cells",
-        ["way", "images/s", "against the chapter's"],
+        ["way", "images/s", "relative to the chapter's"],
         [[kind, value, value / rate["chapter"]] for kind, value in rate.items()],
     )
     result = {"images_per_second": rates, "epoch_seconds": epoch, "validation_seconds": validation}
@@ -49,18 +49,18 @@ def bench_chapter(args: argparse.Namespace) -> dict:
 
 
 def bench_seeds(args: argparse.Namespace) -> dict:
-    """Run 03_Training.py with three seeds: seconds to TARGET and in all, and the errors that are left."""
+    """Run 03_Training.py with three seeds; measure seconds to TARGET and in total, and the remaining errors."""
     runs = []
     for seed in range(1 if args.quick else 3):
         out = args.out / f"seed{seed}"
         run = train_measured(args.data, out, "--seed", seed, *(("--epochs", 1) if args.quick else ()))
         options = ("--data", args.data, "--onnx", out / "sudoku_digitnet.onnx", "--out", out)
-        # Only the camera pages are asked for: `out` has no real boards, which would take most of the time.
+        # Only camera pages: `out` has no real boards, which would take most of the time.
         run_measured(sys.executable, "05_Evaluate.py", *options, "--real", out)
         sets = json.loads((out / "evaluation.json").read_text())["sets"]
         run["camera"] = sets.get("camera pages", {}).get("thresholded")
         runs.append(run)
-    head = ["seed", f"s to {TARGET}", "s in all", "wrong cells", "wrong digits", "wrong camera boards (0.65 rule)"]
+    head = ["seed", f"s to {TARGET}", "s in total", "wrong cells", "wrong digits", "wrong camera boards (0.65 rule)"]
     rows = [
         [seed, run["seconds_to_target"] or "not reached", run["seconds"]]
         + [run["val"]["wrong_cells"], run["val"]["wrong_digits"]]
@@ -90,6 +90,6 @@ def bench_processes(args: argparse.Namespace) -> dict:
         [*way.split(" x "), row["images_per_second"], row["images_per_second"] / first, row["peak_mib"]]
         for way, row in results.items()
     ]
-    head = ["processes", "threads each", "images/s", "against the first", "peak MiB of the largest process"]
+    head = ["processes", "threads each", "images/s", "relative to the first", "peak MiB of the largest process"]
     table(f"Threads or processes, on {plural(cpus, 'core')}", head, rows)
     return results
