@@ -108,7 +108,7 @@ def test_the_other_part_and_nothing_is_overwritten(dataset, tmp_path, snapshot):
     assert [path.name for path in (out / "boards").iterdir()] == ["image5.jpg"]
     before = snapshot(tmp_path)
     result = script("tools/real.py", dataset[0], "--out", out)
-    assert result.code == 1 and f"{out} is there already: remove it" in result.err
+    assert result.code == 1 and f"{out} already exists: remove it" in result.err
     assert snapshot(tmp_path) == before
 
 

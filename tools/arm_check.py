@@ -29,7 +29,7 @@ PLATFORM, PYTHONS = "aarch64-manylinux_2_28", ("3.11", "3.12", "3.13", "3.14")
 SUITES = {"bookworm": "3.11", "trixie": "3.13"}  # Debian releases with their Python, as in Raspberry Pi OS
 CPUS = ("cortex-a72", "cortex-a76", "neoverse-n1")  # Raspberry Pi 4, Raspberry Pi 5, Graviton2
 ARMV8_0 = ("cortex-a35", "cortex-a53", "cortex-a57", "cortex-a72")  # of qemu-aarch64 10.0; they lack LSE atomics
-# Enough for every step to run, little enough for an emulator. No real boards: all of them would take hours.
+# Enough for every step to run, little enough for an emulator. No real boards: they would take hours.
 TINY = ("TRAIN=4", "VAL=2", "EPOCHS=1", "BATCH=64", "THREADS=1", "REAL=")
 STEPS = ("import", "data", "train", "export", "parity", "evaluate")
 PASS, TRAP = "pass", "ILLEGAL INSTRUCTION"
@@ -66,9 +66,9 @@ def resolve(file: Path, python: str, args: argparse.Namespace) -> bool:
 
 
 def unpack_debs(folder: Path, work: Path, architecture: str, suite: str, *packages: str) -> None:
-    """Unpack Debian packages with their dependencies into `folder`, unless it is there.
+    """Unpack Debian packages with their dependencies into `folder`, unless it exists.
 
-    apt-get downloads them from the machine's own mirror, its state in `work`. Raises UserError if that fails.
+    apt-get downloads them from the machine's own mirror and keeps its state in `work`. Raises UserError if that fails.
     """
     if folder.exists():
         return
@@ -105,7 +105,7 @@ def find_qemu(work: Path) -> str:
 
 
 def write_python(cpu: str, python: str, qemu: str, wheels: Path, work: Path) -> Path:
-    """Write a command that is Python on the emulated processor, for the Makefile's PYTHON=; return its path."""
+    """Write a script that runs Python on the emulated processor, for the Makefile's PYTHON=; return its path."""
     file, sysroot = work / f"python-{python}-{cpu}", work / f"sysroot-{python}"
     settings = {"PYTHONPATH": wheels, "PYTHONPYCACHEPREFIX": work / f"pycache-{python}", "OMP_NUM_THREADS": 1}
     exports = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in settings.items())
@@ -128,12 +128,12 @@ def run_step(command: list, log: Path) -> str:
 
 
 def emulate_cpu(cpu: str, python: Path, folder: Path, args: argparse.Namespace) -> list[str]:
-    """Run the control and the steps up to the first that fails, in `folder`, emptied first; return their results."""
+    """Empty `folder`, run the control and the steps there, up to the first that fails; return their results."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     below = os.path.relpath(folder, ROOT)  # make runs there, and a path in the repository has no spaces then
     make = ["make", f"PYTHON={os.path.relpath(python, ROOT)}", f"PROFILE={args.profile}", f"DATA={below}/data"]
-    make += [f"OUT={below}/out", f"REAL={below}", *TINY]  # no real boards lie there: they would take hours
+    make += [f"OUT={below}/out", f"REAL={below}", *TINY]  # no real boards are there: they would take hours
     commands = {
         "control": ["tools/arm_control.py"],
         "import": ["tools/arm_import.py"],
@@ -173,6 +173,7 @@ def emulate(args: argparse.Namespace) -> bool:
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line, make its paths absolute, and create the folder --work."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     files, out = [ROOT / "requirements.txt", ROOT / "requirements-inference.txt"], ROOT / "artifacts"

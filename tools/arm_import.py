@@ -1,7 +1,7 @@
 """Import every pinned package, for arm_check.py to run under an emulated Python; print versions.
 
-An instruction that the processor lacks ends it, and so does a torch that was built for CUDA. The Makefile's steps,
-which arm_check.py runs next, use the packages.
+Fails at an instruction that the processor lacks, or if torch was built for CUDA. The Makefile's steps, which
+arm_check.py runs next, use the packages.
 """
 
 import platform

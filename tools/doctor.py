@@ -1,7 +1,7 @@
-"""Check whether this machine can run the project: one line per check, with what to do where it is not ok.
+"""Check whether this machine can run the project: one line per check, with a cure where it is not ok.
 
-Run by `make doctor`. Needs only the standard library and no newer syntax than Python 3.7's, so that an old Python gets
-an answer too. Installs and changes nothing. Exit code 1 if a check fails.
+Run by `make doctor`. Needs only the standard library and the syntax of Python 3.7, so that it also runs on an old
+Python. Installs and changes nothing. Exit code 1 if a check fails.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ROOT, SYSTEM = Path(__file__).resolve().parent.parent, Path("/")  # SYSTEM holds
 # Settings. Wheels of the pinned packages exist for these Pythons and this glibc; the Makefile needs this GNU Make.
 OLDEST_PYTHON, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_MAKE = [3, 11], [3, 14], [2, 28], [4, 3]
 X86_FLAGS, ARM_FLAGS = ("cx16", "popcnt", "ssse3", "sse4_1", "sse4_2"), ("asimd",)  # numpy needs x86-64-v2 or NEON
-# aarch64 wheels that use atomics of ARMv8.1 unasked: pytorch issues 132032, 146792, 174344; onnxruntime issue 23957.
+# aarch64 wheels that need atomics of ARMv8.1: pytorch issues 132032, 146792, 174344; onnxruntime issue 23957.
 NEEDS_ATOMICS = (("torch", "2.4.0"), ("torch", "2.6.0"), ("torch", "2.10.0"), ("onnxruntime", "1.21.0"))
 # Bytes on disk when pip ends, wheels + packages: 4.1 + 7.7 GB on x86-64, most for CUDA; 0.24 + 1.08 GB on aarch64.
 DISK, DISK_FOR_DATA = {"aarch64": 1.5e9, "x86_64": 12e9}, 0.3e9
@@ -37,7 +37,7 @@ WITHOUT_CUDA = "rm -rf .venv; make TORCH_INDEX=https://download.pytorch.org/whl/
 MODULES = ("numpy", "onnxruntime", "torch", "torchvision", "onnx", "onnxscript", "cv2", "PIL", "matplotlib", "pytest")
 QUIET = {"ORT_DISABLE_TELEMETRY": "1", "MPLCONFIGDIR": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}  # leave no files
 
-# Run by the environment's Python, of whatever version. The last step that it prints is the one that fails.
+# Run by the environment's Python, of any version. The last step that it prints is the one that fails.
 PROBE = """
 import json, sys
 print(json.dumps(sys.version_info[:3]))
@@ -56,7 +56,7 @@ for name in modules:
 
 
 class Check(NamedTuple):
-    """Result of a check. status: ok, warn (it runs, but not as it should) or fail. cure: what to do unless it is ok."""
+    """Result of a check. status: ok, warn (usable with a problem) or fail. cure: what to do unless it is ok."""
 
     status: str
     seen: str
@@ -74,7 +74,7 @@ def read(path: Path) -> str:
 
 
 def run(*command: object) -> tuple:
-    """Run a command. Returns the lines that it prints, and why it fails, or ""."""
+    """Run a command; return the lines that it prints, and the reason if it fails, else ""."""
     try:
         done = subprocess.run(list(map(str, command)), env={**os.environ, **QUIET}, capture_output=True)
     except OSError as error:
@@ -126,7 +126,7 @@ def container_limits() -> dict:
 
 
 def check_room(limits: dict, installed: bool) -> Iterator[tuple]:
-    """Judge memory, disk and the folder for temporary files. installed: whether the packages are there."""
+    """Judge memory, disk and the folder for temporary files. installed: whether packages are installed."""
     sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", read(SYSTEM / "proc/meminfo"), re.MULTILINE))
     names = ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
     machine, available, swap, free_swap = (1024 * int(sizes.get(name, 0)) for name in names)
@@ -151,7 +151,7 @@ def check_room(limits: dict, installed: bool) -> Iterator[tuple]:
 
 
 def check_processor(versions: dict) -> Check:
-    """Judge the processor. versions: package -> version of what runs here."""
+    """Judge the processor. versions: package -> version that is to run here."""
     machine, cpuinfo = platform.machine(), read(SYSTEM / "proc/cpuinfo")
     flags = " ".join(re.findall(r"^(?:Features|flags)\s*:(.*)$", cpuinfo, re.MULTILINE)).split()
     missing = ", ".join(flag for flag in (X86_FLAGS if machine == "x86_64" else ARM_FLAGS) if flag not in flags)
@@ -167,7 +167,7 @@ def check_processor(versions: dict) -> Check:
 
 
 def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str, make: str) -> Iterator[tuple]:
-    """Judge a Python, its packages, and the exported file as they read it. there: whether it should have packages."""
+    """Judge a Python, its packages, and the exported file by them. there: whether it should have packages."""
     arguments = (onnx if onnx.exists() else "", *MODULES) if there else ("", "venv", "ensurepip")
     printed, error = run(python, "-c", PROBE, ROOT, *arguments)
     foreign = " ".join(name for name in FOREIGN if os.environ.get(name))
@@ -207,14 +207,14 @@ def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str,
 
 
 def check_onnx(path: Path, failures: Optional[list], again: str) -> Check:
-    """failures: list of the ways in which the file breaks its contract, None if it is not read. again: the command."""
+    """Judge the exported file. failures: breaks of its contract, None if it is not read. again: command to export."""
     beside = path.with_name(path.name + ".data")
     state = "not read" if failures is None else "; ".join(failures) or "keeps its contract"
     return judge(
         f"{path}: {state if path.exists() else 'not made yet'}",
         (path.is_dir(), "fail", "name the file itself: --onnx FILE"),
         (failures, "fail", f"rm '{path}'; {again}"),
-        (path.exists() and failures is None, "warn", "see to the packages first: onnxruntime reads it"),
+        (path.exists() and failures is None, "warn", "repair the packages first: onnxruntime reads this file"),
         (beside.exists(), "warn", f"rm '{beside}': a leftover, the model does not need it"),
     )
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Copy the photo profile's ONNX file to pretrained/ and write its card, pretrained/README.md, from its reports.
 
-Run it after `make PROFILE=photo`, in a clone without uncommitted changes; with REAL=FOLDER the card has the figures
-on real boards and photos, too.
+Run it after `make PROFILE=photo`, in a clone without uncommitted changes; with REAL=FOLDER the card also has the
+figures on real boards and photos.
 """
 
 import argparse
@@ -40,6 +40,7 @@ Limits: printed digits above all; handwriting and pencil marks are often misread
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; args.evaluation stays None without --evaluation."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--artifacts", type=Path, default=ROOT / "artifacts/photo", metavar="DIR", help="the trained model's folder")
@@ -64,6 +65,7 @@ def table_of(evaluation: dict) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Copy the file and write its card. Raises UserError if the evaluation is missing or of another file."""
     onnx, report = args.artifacts / "sudoku_digitnet.onnx", args.evaluation or args.artifacts / "evaluation.json"
     try:
         training = json.loads((args.artifacts / "training.json").read_bytes())

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure what INT8 gains and loses: static quantisation (QDQ, per channel, 7 bits), two sets of calibration cells.
+"""Measure gain and loss of INT8: static quantisation (QDQ, per channel, 7 bits), with two sets of calibration cells.
 
-first 1,000   the first files of data/train in sorted order, as a later chapter's script takes them: all are blank
-each class    as many cells, spread evenly over the ten classes
+first 1,000   the first files of data/train in sorted order, as in a later chapter's script: all are blank
+each class    equally many cells, spread evenly over the ten classes
 
 Prints a table (size, agreement with the float model, boards read, time per board) and writes the INT8 files,
-quantize.json and 05_Evaluate.py's report on each file below --out. The ratio of times is that of this machine.
+quantize.json and 05_Evaluate.py's report on each file below --out. The ratio of times holds for this machine only.
 """
 
 import argparse
@@ -38,6 +38,7 @@ RUNS = 300  # timed runs of each file, in turn, so that a busy moment meets all 
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; the defaults quantise the file that `make` exports."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the float model")
@@ -59,12 +60,13 @@ from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits
 
 
 class Batches(CalibrationDataReader):
-    """Give ONNX Runtime's quantiser cells, uint8 [N, 28, 28], in batches."""
+    """Calibration cells, uint8 [N, 28, 28], in batches for ONNX Runtime's quantiser."""
 
     def __init__(self, pixels: np.ndarray):
         self.batches = iter(np.split(pixels, range(CALIBRATION_BATCH, len(pixels), CALIBRATION_BATCH)))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch as the model's input, or None at the end."""
         batch = next(self.batches, None)
         return None if batch is None else {INPUT_NAME: normalize(batch[:, None])}
 
@@ -79,7 +81,7 @@ def calibration_sets(cells: Cells, size: int) -> dict[str, np.ndarray]:
 
 
 def time_boards(files: dict[str, Path], pixels: np.ndarray) -> dict[str, float]:
-    """Measure the median milliseconds of a board of 81 cells for each file, with one thread."""
+    """Return the median milliseconds per board of 81 cells for each file, with one thread."""
     board = normalize(np.resize(pixels, (BOARD, *pixels.shape[1:]))[:, None])
     # More threads would spin while they wait, and slow down the session whose turn it is.
     sessions = {name: open_session(path, threads=1) for name, path in files.items()}
@@ -102,7 +104,7 @@ def evaluate(onnx: Path, data: Path, out: Path) -> dict:
 
 
 def print_table(results: dict[str, dict]) -> None:
-    """Print the results in Markdown, counts as clients read."""
+    """Print the results in Markdown, with cells below the threshold as blank."""
     sets = list(next(iter(results.values()))["wrong"])
     heads = ["model", "bytes", "cells of another class", *(f"{name}: wrong" for name in sets), "per board, one thread"]
     print(f"| {' | '.join(heads)} |")
@@ -117,6 +119,7 @@ def print_table(results: dict[str, dict]) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Quantise, time and evaluate the file; print the table and write quantize.json."""
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser recommends a preparation that changes nothing here
 
     open_session(args.onnx)  # an unusable file is reported before minutes of work

@@ -7,7 +7,7 @@ Reads datasets/v2_train.desc (which photos), images/*.jpg, images/*.dat (digits)
 Writes to data/real, where `make evaluate` finds it:
   boards/*.jpg, labels.csv          boards straightened from their corners, 450x450 grey; their digits
   photos/*.jpg, photos/photos.csv   whole photos, longest side at most 1000; digits, corners, turn, source, licence
-Photos without corners, and those whose digits do not lie where the ink is, are left out and named.
+Leaves out photos without corners, and those whose digits are not where the ink is, and prints their names.
 """
 
 import argparse
@@ -25,10 +25,10 @@ HOME = "https://github.com/wichtounet/sudoku_dataset"
 SOURCE = "github:wichtounet/sudoku_dataset:images"
 LONGEST_SIDE = 1000  # of a whole photo, pixels
 BOARD_QUALITY, PHOTO_QUALITY = 95, 85  # of the JPEGs
-# What the data set does not say, seen in its photos. Boards turned clockwise by this many degrees:
+# Not in the data set, but visible in its photos: boards turned clockwise by this many degrees.
 TURNED = {"image1083": 180, **{f"image{i}": 90 for i in (1031, 1036, 1038, 1039, 1040, 1043)}}
 TWINS = ("image28", "image199")  # of the training part, the same pictures as image18 and image73 of the test part
-MORE_DIGITS = 3  # digits that must lie better on the ink after another turn, before the turn counts as unknown
+MORE_DIGITS = 3  # if another turn puts this many more digits on ink, the turn counts as unknown
 README = f"""Real Sudoku boards and photos, for measuring and for looking, never for training.
 Source: {HOME}, version 2, by Baptiste Wicht; outlines by Lars (@panexe). Licence: CC-BY-4.0,
 https://creativecommons.org/licenses/by/4.0/; these files stay under it. Changes made by tools/real.py: boards
@@ -38,6 +38,7 @@ Cite: B. Wicht, J. Hennebert, "Camera-based Sudoku recognition with deep belief 
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; args.dataset is the clone."""
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("dataset", type=Path, metavar="FOLDER", help="the clone")
@@ -57,7 +58,7 @@ from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, CROP_MARGINS, cut_cells, i
 
 
 def read_text(path: Path) -> str:
-    """Read a file of the clone. Raises UserError if it is not there, or no text."""
+    """Read a text file of the clone. Raises UserError if it is missing or no text."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -82,7 +83,7 @@ def read_givens(path: Path) -> str:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read a photo, uint8 [H, W, 3], turned as its EXIF says."""
+    """Read a photo, uint8 [H, W, 3], turned by its EXIF orientation."""
     content = np.frombuffer(path.read_bytes(), np.uint8)
     if not len(content) or (image := cv2.imdecode(content, cv2.IMREAD_COLOR)) is None:
         raise UserError(f"{path} is not a readable image: restore it")
@@ -90,7 +91,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def fits_the_ink(board: np.ndarray, givens: str) -> bool:
-    """True unless the digits lie on clearly more of the cells with most ink after another turn of the board."""
+    """Return False if another turn of the board puts clearly more digits on the cells with most ink."""
     cells = cut_cells(board, CROP_MARGINS[-1]).reshape(81, -1)
     contrast = np.ptp(np.percentile(cells, (2, 70), axis=1), axis=0)
     printed = np.array([digit != "0" for digit in givens]).reshape(9, 9)
@@ -100,16 +101,17 @@ def fits_the_ink(board: np.ndarray, givens: str) -> bool:
 
 
 def write_jpeg(path: Path, image: np.ndarray, quality: int) -> None:
+    """Write an image as JPEG; `quality` is OpenCV's, 0 to 100."""
     path.write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
 
 
 def convert(args: argparse.Namespace, new: Path) -> tuple[int, list[str]]:
-    """Write everything into the folder `new`; return how many photos there are, and the names of those left out."""
+    """Write everything into the folder `new`; return the number of photos, and the names of those left out."""
     names = [Path(line).stem for line in read_text(args.dataset / "datasets" / f"v2_{args.part}.desc").split()]
     outlines = read_outlines(args.dataset / "outlines_sorted.csv")
     labels, photos, left_out = [["board", "givens"]], [], []
     for name in names:
-        left_out.append(name)  # until it is known to be whole
+        left_out.append(name)  # until it is known to be usable
         if name in TWINS or name not in outlines:
             continue
         image = read_image(args.dataset / "images" / f"{name}.jpg")
@@ -136,8 +138,9 @@ def convert(args: argparse.Namespace, new: Path) -> tuple[int, list[str]]:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Convert the clone, whole or not at all, and print the count."""
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"{args.out} is there already: remove it, or name another folder with --out (make REAL=)")
+        raise UserError(f"{args.out} already exists: remove it, or name another folder with --out (make REAL=)")
     new = args.out.with_name(f".{args.out.name}.{os.getpid()}")
     try:
         (new / "boards").mkdir(parents=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print and write the summary of a run: one line from each JSON report, and where the files are.
 
-Exits with 1 if a report has no summary, as when its disk was full: a run without a verdict did not pass.
+Exits with 1 if a report has no summary, as when its disk was full: a run without a verdict has not passed.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from digitnet_cli import UserError, argument_parser, run_script, start_script, w
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line; only --out is written."""
     parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT", help="parity.json, evaluation.json")
     parser.add_argument("--files", type=Path, nargs="*", default=[], metavar="FILE", help="files to name")
@@ -26,10 +27,11 @@ def summary_of(report: Path) -> str:
     try:
         return str(json.loads(report.read_bytes())["summary"])
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{report} is no report with a summary: remove it and run `make` again") from None
+        raise UserError(f"{report} has no summary: remove it and run `make` again") from None
 
 
 def main(args: argparse.Namespace) -> None:
+    """Print the summary and write it to args.out."""
     text = "\n".join([*map(summary_of, args.reports), "files: " + "   ".join(map(str, args.files))]) + "\n"
     write_file(args.out, lambda name: Path(name).write_text(text, encoding="utf-8"))
     print(text, end="")
