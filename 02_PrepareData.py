@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Draw Sudoku pages and cut them into the 28x28 cells that the networks are trained on. No download.
 
 data/{train,val}/0..9/000000_clean_00.png   cells: puzzle, page, 9 * row + column

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Train the digit recogniser on data/{train,val}/0..9, keep the best epoch, export it to ONNX.
 
 Writes artifacts/digitnet_best.pth (a bare state_dict), artifacts/sudoku_digitnet.onnx and

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Check that the ONNX file is the same model as the PyTorch weights: exit code 0 if so, 1 and every reason if not.
 
 Contract: onnx.checker with full shape inference, opset, IR version, one file, names, types, the batch as the only

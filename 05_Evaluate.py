@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Count and draw the errors of an ONNX file: on held-out cells, pages and real newspapers. Needs no torch.
 
 validation cells   every cell of data/val

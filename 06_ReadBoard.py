@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Read Sudoku boards from photos: find the board, read its 81 cells, and say whether the reading can be trusted.
 
 python3 06_ReadBoard.py photo.jpg                      prints the grid, a verdict, and why it is doubtful

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Cells -> weights -> ONNX file -> parity report -> evaluation. `make help` lists targets and settings.
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

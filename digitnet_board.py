@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read the 81 digits of a Sudoku board from a photo, and judge whether they can be trusted. Needs no torch.
 
     load_photo -> find_board -> straighten_page -> read_board

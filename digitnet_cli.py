@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by all scripts: options, errors in one line, files written whole, JSON reports.
 
 Standard library only, so that a script can read its options before it imports a package.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cells: from image files to arrays to the networks' input. Needs no torch; functions on images import OpenCV.
 
 The input contract of the networks, stated here and nowhere else: a cell is 28x28 grey pixels (0 = black ink,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks: 28x28 grey pixels of a cell in, ten logits out (class 0 = blank cell, 1-9 = digits).
 
 Input is float32 [N, 1, 28, 28], dark ink on light paper, (v/255 - 0.5)/0.5; output is raw logits, float32 [N, 10].

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Load weights; export, check and run the ONNX file that later chapters and the Android app rely on.
 
 Running needs only numpy and onnxruntime; checking the contract imports onnx; loading weights and exporting, torch.

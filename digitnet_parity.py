@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The importable half of 04_Parity.py: PyTorch's answers to many inputs, and golden vectors for other machines.
 
 Golden vectors need only numpy and onnxruntime, so functions that run PyTorch or draw import their packages

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The importable half of 05_Evaluate.py: draw its PNGs, readable in black and white, without a screen.
 
 Each function takes figures or cells and a path, and writes the file whole or not at all.

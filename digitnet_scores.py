@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Score a model's readings of cells and photos, in counts, so that every figure can be checked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The importable half of 03_Training.py: batches, augmentation, training state, checkpoints, several processes."""
 
 from __future__ import annotations

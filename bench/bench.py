@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Measure how fast the scripts are, against the tutorial's way of training.
 
 part       what is measured                                                            runs, statistic

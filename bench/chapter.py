@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train in the tutorial's way, rewritten as the baseline for 03_Training.py.
 
 Source of the method: Arm Learning Paths, "Train the digit recognizer": torchvision's ImageFolder, every image decoded

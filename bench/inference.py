@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the speed of the exported file: ONNX Runtime's options against each other, and against PyTorch."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by all parts: run and measure commands, time functions, print tables."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the speed of training: against the tutorial's way, to its accuracy, with threads and processes."""
 
 import argparse

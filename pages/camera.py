@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw photo pages: printed boards as phones see them, and their cells as clients cut them.
 
     draw_glyphs -> draw_board -> effects -> age_paper -> photograph -> cut_photo

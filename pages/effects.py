@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw effects on pages, in named families, each of which can be left out.
 
 ghosts   a board on the reverse (mirrored) or the next page that shows through, paler than the page's own ink

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fonts of the photo pages: families, how often each is drawn, and their digits as pixels."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw pencil marks, crossed-out notes, numbers in corners, which are no answers, and answers by hand."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw Sudoku boards as printed in newspapers, with paper defects; pure functions of a random generator.
 
 A board is drawn at 54 pixels per cell as reflectance (1 = bare paper, 0 = no light comes back), so every

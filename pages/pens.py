@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sheets and pens: draw single digits, printed or by hand, on a printed page."""
 
 from typing import NamedTuple

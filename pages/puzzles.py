@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sudoku puzzles with exactly one solution: drawn at random, or read from the user's own file.
 
 Own code because no maintained generator on PyPI has both aarch64 wheels (or pure Python), a seed and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw the tutorial's pages: a clean print of a puzzle, and a mild camera's view of it."""
 
 import io

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find a board in a photo and judge its reading, by proposals, likeness to a grid, ink and the rules of Sudoku."""

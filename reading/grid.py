@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Score how much a place looks like a 9 x 9 grid, pull corners and lines to the grid, and straighten it."""
 
 from __future__ import annotations

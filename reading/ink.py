@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure darkness, size and place of the ink in a straightened board, without a network."""
 
 from __future__ import annotations

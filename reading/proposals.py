@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Propose places of a board: quadrilaterals around print, and around cells in rows and columns.
 
 Proposals are cheap and many, and most are wrong: reading/grid.py scores them.

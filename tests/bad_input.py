@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of test_bad_input.py: how folders (data/, artifacts/, real/) are spoiled, and what must be printed."""
 
 import os

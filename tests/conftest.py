@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by the tests: the scripts run as a user would run them, offline, on tiny data in temporary folders."""
 
 import json

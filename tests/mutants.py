@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mutants of test_mutants.py: how an exported model is changed, a change at a time."""
 
 from pathlib import Path

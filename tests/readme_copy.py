@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A copy of the repository in which the README's commands run as on a reader's machine, but on little data.
 
 - MAKEFLAGS gives the Makefile settings (TINY) as a command line would; what a command of the README sets still wins.

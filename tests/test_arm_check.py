@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/arm_check.py: what it decides about wheels and processors, with neither a network nor an emulator.
 
 docs/machines.md has what `resolve` and `emulate` themselves came to.

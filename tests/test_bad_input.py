@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What users get wrong, across all scripts and make: one line with cause, place and cure, and nothing lost.
 
 Each case spoils a small folder (bad_input.py) and calls a script in this process, or make.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark measures what it says it does. How fast anything is, is never asserted."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Photos that the tests draw: boards found where they are, read as printed, and doubted where there is doubt."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chain as a reader uses it: make, make again, other settings, one file lost; and the script by itself."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cells are read as they are or refused by name; augmentation adds nothing that a photo has not."""
 
 import cv2

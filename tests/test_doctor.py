@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """make doctor: each check is given another machine's files, variables or Python, good and bad."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Effects on photo pages: each can be left out by name, none makes a blank cell a digit, ghosts are paler than ink."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real boards, and what 05_Evaluate.py says of an ONNX file."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What real machines do: situations of public bug reports, each once a traceback or a wrong result."""
 
 import errno

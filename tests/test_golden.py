@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden vectors: the check of an ONNX file on a machine without PyTorch."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Killed at any moment and started again: the same bytes as if nothing had happened, and nothing half-made is used."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tutorial's later chapters do with our artifacts, in short, with nothing of ours but DigitNet's class.
 
 INT8 is the exception: it is tools/quantize.py that quantises as the chapter does, and measures.

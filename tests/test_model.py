@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One network is the tutorial's; the other keeps its budget and contract; only their own weights are taken."""
 
 import pickle

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Broken copies of a trained, exported model: parity refuses every one that changes the answers or the contract.
 
 Each mutant (mutants.py) is one change to the file: every weight tensor in turn, every node in turn, every clause of

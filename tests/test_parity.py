@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exported file keeps the contract and gives PyTorch's answers; 04_Parity.py sees every break of it."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Photo pages: the right digit in the right place, cut as said; the same bytes for the same seed; fonts kept apart."""
 
 import json

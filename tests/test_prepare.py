@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawn data: the right labels at the right place, the same bytes for the same seed, nobody's data overwritten."""
 
 import cv2

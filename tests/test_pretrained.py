@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pretrained file keeps the contract, and its card belongs to it."""
 
 import hashlib

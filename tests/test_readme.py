@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every command of the README and of three pages of docs/ is run, as it stands there, in a copy of the repository.
 
 First those in blocks, then those in the running text and its tables. What cannot be run here stands in NOT_RUN with
@@ -89,6 +90,13 @@ def test_no_command_hides_in_a_block_that_is_not_read():
 def test_a_wrong_command_fails(copy: Copy, command: str, complaint: str):
     result = copy.run(command)
     assert result.returncode and complaint in result.stderr
+
+
+def test_every_source_file_names_its_licence():
+    folders = ("", "pages", "reading", "tools", "bench", "tests")
+    sources = [ROOT / "Makefile", *(path for folder in folders for path in (ROOT / folder).glob("*.py"))]
+    assert len(sources) > 60
+    assert [path for path in sources if "SPDX-License-Identifier: Apache-2.0" not in path.read_text()[:100]] == []
 
 
 @pytest.mark.skipif("not config.getoption('--slow')", reason="runs with --slow (make test-all)")

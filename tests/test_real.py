@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real boards and photos from a clone of the public data set, here a tiny one in its form, drawn by our generator."""
 
 import csv

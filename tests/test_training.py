@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What makes training fast keeps its contracts: processes share each batch, order and start come from the seed."""
 
 import json

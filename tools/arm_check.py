@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Check the pinned packages for a Raspberry Pi or Graviton on an x86-64 machine with Debian's tools.
 
   tools/arm_check.py resolve     list the wheels of each Python on aarch64; fail if one is for an NVIDIA GPU

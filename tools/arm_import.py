@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Import every pinned package, for arm_check.py to run under an emulated Python; print versions.
 
 Fails at an instruction that the processor lacks, or if torch was built for CUDA. The Makefile's steps, which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check whether this machine can run the project: one line per check, with a cure where it is not ok.
 
 Run by `make doctor`. Needs only the standard library and the syntax of Python 3.7, so that it also runs on an old

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Copy the photo profile's ONNX file to pretrained/ and write its card, pretrained/README.md, from its reports.
 
 Run it after `make PROFILE=photo`, in a clone without uncommitted changes; with REAL=FOLDER the card also has the

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Measure gain and loss of INT8: static quantisation (QDQ, per channel, 7 bits), with two sets of calibration cells.
 
 first 1,000   the first files of data/train in sorted order, as in a later chapter's script: all are blank

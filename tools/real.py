@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Make real boards and whole photos, for measuring, from a clone of the public data set wichtounet/sudoku_dataset.
 
 git clone https://github.com/wichtounet/sudoku_dataset && make real DATASET=sudoku_dataset

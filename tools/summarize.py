@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Print and write the summary of a run: one line from each JSON report, and where the files are.
 
 Exits with 1 if a report has no summary, as when its disk was full: a run without a verdict has not passed.
