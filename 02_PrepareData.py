@@ -33,7 +33,7 @@ SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training a
 TUTORIAL_CROP_MARGINS = (0.0, 0.12)  # in turn; whole cells are cut from the page's own size, the others from BOARD_SIDE
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
 NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
-CUTS = 2  # of each such photo: other corners and crop margins, as two clients have
+CUTS = 2  # per such photo, each at its own corners and crop margin, as by two clients
 CALIBRATION_BOARDS = 100  # at most, and at most one per puzzle for training
 MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)  # of photo pages
 TRAIN_PAGES_KEPT = 100
@@ -154,7 +154,7 @@ def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
     boards = BOARDS_PER_PUZZLE[args.style]
     for_train = math.ceil(args.train / boards)
     own = None if args.style == "tutorial" else frozenset(args.without)
-    clean = frozenset(FAMILIES) - {"corners", "small"}  # both are found in newspapers, too
+    clean = frozenset(FAMILIES) - {"corners", "small"}  # newspapers have both
     tasks = [Task("train", (number,), puzzles[number // boards], own) for number in range(args.train)]
     tasks += [Task("val", (number,), puzzles[for_train + number // boards], own) for number in range(args.val)]
     for i in range(args.train * NEWSPAPERS[args.style]):
@@ -176,7 +176,7 @@ def set_up_worker(parent: int, lock: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
         if os.getppid() != parent:  # it has already ended
             os._exit(1)
-    os.close(lock)  # the parent's, which a worker must not hold longer
+    os.close(lock)  # else a worker would hold the lock longer than the parent
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 

@@ -228,7 +228,7 @@ def summarize(failures: list[str], measured: dict[str, dict]) -> str:
 def main(args: argparse.Namespace) -> None:
     """Check, write the report, print the verdict. Raises UserError with every failure."""
     verdict = args.report or args.onnx.with_name("parity.json")
-    verdict.unlink(missing_ok=True)  # an earlier verdict must not outlast a check that cannot be carried out
+    verdict.unlink(missing_ok=True)  # an earlier verdict must not remain if this check fails to run
     keep_freed_memory()
     limits = Limits(args.max_mae, args.max_abs)
     failures, report = (check_on_any_machine if args.golden else check_beside_pytorch)(args, limits)

@@ -165,7 +165,7 @@ def draw_picture(photo: np.ndarray, reading: Reading) -> np.ndarray:
     cell = reading.board.cell
     along, edge = np.linspace(0, 9, 37), np.zeros(37)
     outline = np.concatenate([np.stack([along, edge], 1), np.stack([edge + 9, along], 1)])
-    outline = np.concatenate([outline, 9 - outline])  # the way back, on the other side
+    outline = np.concatenate([outline, 9 - outline])  # the opposite sides
     frame = np.rint(photo_points(reading.board, outline)).astype(np.int32)
     cv2.polylines(picture, [frame], True, colour, max(1, round(cell / 15)), cv2.LINE_AA)
     places = np.rot90(np.arange(81).reshape(9, 9), -reading.turn // 90).ravel()  # cells in the order of the photo
@@ -192,7 +192,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Read every photo, print the results, and exit with the highest code of them."""
-    cv2.setNumThreads(1)  # a photo is too little work for more, and starting them takes longer
+    cv2.setNumThreads(1)  # starting more takes longer than reading a photo
     session = open_session(find_model(args.onnx), threads=1)
     codes = []
     for path in args.photos:

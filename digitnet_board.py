@@ -44,21 +44,21 @@ DETECTION_SIDE = 1000  # the photo's longer side while the board is looked for, 
 MIN_DETECTION_SIDE = 600  # smaller photos are enlarged to this: a thin line is then wider than a pixel
 MIN_SIDE = 9 * 9  # a photo's shorter side: with fewer pixels a cell holds no digit
 MAX_PULLED = 3  # the best proposals of a mask that are pulled to the lines
-MIN_SCORE = 0.55  # of a board: above what the four lines of boxes alone would have, as in any grid of 3 by 3
+MIN_SCORE = 0.55  # of a board: more than the four box lines alone, which any 3 x 3 grid has
 ENOUGH = 0.65  # a score that ends the search: two thirds of a grid's lines, and none elsewhere
-BENT = 0.02  # what a bend must add to the score
-LARGER = 1.5  # how much more area a second board must have to be taken in place of the one that scores best
+BENT = 0.02  # least gain in score by a bend
+LARGER = 1.5  # times the area at which another board replaces the one that scores best
 
 # --- reading -----------------------------------------------------------------------------------
 CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
-SMALL_DIGITS = 0.3  # of a cell: where digits are smaller, more is cropped, until they are as large as in training
+SMALL_DIGITS = 0.3  # of a cell: smaller digits are cropped more, until they are as large as in training
 USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
 MAX_CROP = 0.3
-DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: where digits are paler, contrast is raised
-MAX_GAIN = 5.0  # contrast is raised by this at most, for screens with 20 grey levels between digits and cells
+DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
+MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
-TURN_GAP = 3.0  # how much likelier than every other the turn must be (natural logarithm): 20 times
-FAINT = 0.4  # of the contrast of the board's lines: where a blank cell's lines are fainter, a digit would be as well
+TURN_GAP = 3.0  # least gap in log likelihood to the next best turn: 20 times as likely
+FAINT = 0.4  # of the contrast of the board's lines: a blank cell with fainter lines may have lost its digit
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
 

@@ -6,8 +6,8 @@ Standard library only, so that a script can read its options before it imports a
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 (pip does not ask for it, but a reader may type `python3 03_Training.py`)
-    sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: `make doctor` says what to do")
+if sys.version_info < (3, 11):  # noqa: UP036 (a user may type `python3 03_Training.py`)
+    sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: run `make doctor`")
 
 import argparse
 import contextlib
@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reads it when it is imported, and would write into HOME
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by onnxruntime at its import; else it writes into HOME
 
 
 class UserError(Exception):
@@ -51,7 +51,7 @@ def start_script() -> None:
 
 def open_streams() -> None:
     """Make stdout and stderr accept any text, even if they are closed or have another encoding."""
-    while (unused := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next file that is opened would get what C prints
+    while (unused := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next opened file would get the output of C code
         pass
     os.close(unused)
     null = Path(os.devnull)

@@ -162,7 +162,7 @@ def export(model: torch.nn.Module, path: Path) -> None:
             cause: BaseException = error
             while inner := cause.__cause__ or cause.__context__:
                 cause = inner
-            if isinstance(cause, BrokenPipeError):  # of what it prints
+            if isinstance(cause, BrokenPipeError):  # while it prints
                 raise cause from None
             reason = f"{type(cause).__name__}: {first_line(cause)}"
             raise UserError(f"the exporter failed, {path} is unchanged: {reason}") from error

@@ -72,7 +72,7 @@ class Reference(NamedTuple):
     name: str
     inputs: np.ndarray  # float32 [N, 1, 28, 28]
     batch: int  # cells per run
-    logits: np.ndarray  # float32 [N, 10], of PyTorch as it is used
+    logits: np.ndarray  # float32 [N, 10], of PyTorch in float32
     float64_logits: np.ndarray  # float64 [N, 10], of the same weights in float64
     cells: Cells | None = None  # if the inputs are labelled cells
 

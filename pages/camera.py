@@ -96,7 +96,7 @@ def take_view(
     if bend.any():
         map_x += bend[..., 0]
         map_y += bend[..., 1]
-        for _ in range(3):  # where a bent corner lies: the page's corner, less the bend there
+        for _ in range(3):  # solve for a bent corner: the page's corner, less the bend there
             shift = [bend[tuple(np.clip(p[::-1], 0, width - 1).astype(int))] for p in place]
             place = cv2.perspectiveTransform((corners - np.array(shift, np.float32))[None], np.linalg.inv(back))[0]
     if side < BOARD:  # a small view averages over what a pixel covers
@@ -191,7 +191,7 @@ def take_photo(
         if name in has:
             draw(sheet, chances[name])
     page = age_paper(page, rng)
-    steadiness = 0.5 if has & {"marks", "notes", "numbers"} else 1.0  # blurred, small digits look like a pale big one
+    steadiness = 0.5 if has & {"marks", "notes", "numbers"} else 1.0  # small digits, blurred, look like a pale big one
     view, corners, side = photograph(page, corners, rng, chances["bends"] if "bends" in has else None, steadiness)
     corners = corners.round(2)
     return Photo(view, corners, *aim(corners, side, rng, chances["corners"] if "corners" in has else None))
@@ -220,6 +220,6 @@ def cut_photo(photo: Photo) -> np.ndarray:
 def draw_photos(number: int) -> Iterator[tuple[str, Photo]]:
     """Yield different puzzles, each with its photo, in fonts and on pages that training never sees; for checks."""
     for i in range(number):
-        rng = np.random.default_rng([0, 2, i])  # as 02_PrepareData.py seeds its pages, which have 0 or 1 for the 2
+        rng = np.random.default_rng([0, 2, i])  # the second number is 0 or 1 for the pages of 02_PrepareData.py
         puzzle = draw_puzzle(rng)
         yield puzzle, take_photo(puzzle, load_fonts("val"), load_hands("val"), rng)

@@ -51,7 +51,7 @@ HANDS = {
     },
     "val": {"fontpkg_kalam": 1},
 }
-# Static files by what their names end in (other weights are left out); files with [axes] are variable fonts.
+# Endings of static files' names (other weights are left out); files with [axes] are variable fonts.
 STATIC = ("Regular", "Bold", "Italic", "BoldItalic", "Medium", "SemiBold", "Oblique", "BoldOblique")
 MATPLOTLIB = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
 WEIGHTS = 380, 760  # of variable fonts

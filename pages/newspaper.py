@@ -19,7 +19,7 @@ STEP = 54  # a cell's side on the drawn page, pixels
 BOARD = 9 * STEP
 EDGE = 42  # width of the page around the board
 PAGE = BOARD + 2 * EDGE
-BANK = 1024  # side of the noise that pages take parts of
+BANK = 1024  # side of the noise, of which pages take parts
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:
@@ -155,7 +155,7 @@ def draw_board(
     ink = rng.uniform(0.05, 0.35)
     taken = draw_grid(rng, ink)
 
-    height = (0.40 + 0.40 * rng.beta(1, 1.7)) * STEP  # small ones are the most common
+    height = (0.40 + 0.40 * rng.beta(1, 1.7)) * STEP  # mostly small
     if small:
         height = small.uniform(0.2, 0.4) * STEP
     stretch = rng.uniform(0.88, 1.1)

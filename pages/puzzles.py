@@ -15,9 +15,9 @@ import numpy as np
 from digitnet_cli import UserError
 from digitnet_data import read_text
 
-# Of a search; each takes some 30 microseconds, and puzzles that are hard for it take some 10,000.
+# Of a search; a step takes some 30 microseconds, a hard puzzle some 10,000 steps.
 MOST_STEPS = 100_000
-GIVENS = 17, 40  # drawn evenly; a puzzle keeps more where fewer would allow a second solution
+GIVENS = 17, 40  # drawn evenly; a puzzle keeps more if fewer would allow a second solution
 
 # A search state is a list of 81 bit masks: the digits that a cell can still be (bit d - 1 for digit d).
 

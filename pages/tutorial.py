@@ -23,7 +23,7 @@ FACES = ("Hershey", "Rubik")
 RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_MIDDLE, RUBIK_BASELINE = 36.5, 560, 37, 46
 CORNER_JITTER = 20  # the camera moves each corner of the page by up to this much
 BLUR_PROBABILITY, BLUR_KERNELS = 0.5, (3, 5)  # the camera's focus
-DESK_GREY = 220  # what the camera sees beside the page
+DESK_GREY = 220  # beside the page
 
 
 def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
@@ -87,4 +87,4 @@ def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) 
     if rng.random() < BLUR_PROBABILITY:
         kernel = int(rng.choice(BLUR_KERNELS))
         view = cv2.GaussianBlur(view, (kernel, kernel), 0)
-    return view, cv2.perspectiveTransform(corners[None], transform)[0].round(2)  # as the CSV will say
+    return view, cv2.perspectiveTransform(corners[None], transform)[0].round(2)  # as in the CSV

@@ -240,7 +240,7 @@ def fit_bend(board: Board, at: np.ndarray, offset: np.ndarray, trust: np.ndarray
     """Bend a board so that points `at` [N, 2] move by `offset` [N, 2], both in cells; `trust` [N] is 0 to 1."""
     terms = np.einsum("ni,nj->nij", powers(at[:, 1]), powers(at[:, 0])).reshape(len(at), -1)
     weight, bend = trust[:, None], np.zeros((terms.shape[1], 2))
-    for _ in range(3):  # what does not fit counts less
+    for _ in range(3):  # outliers count less
         normal = terms.T @ (weight * terms) + STIFFNESS * np.eye(terms.shape[1])
         bend = np.linalg.solve(normal, terms.T @ (weight * offset))
         error = np.linalg.norm(offset - terms @ bend, axis=1)

@@ -84,7 +84,7 @@ def calibration_sets(cells: Cells, size: int) -> dict[str, np.ndarray]:
 def time_boards(files: dict[str, Path], pixels: np.ndarray) -> dict[str, float]:
     """Return the median milliseconds per board of 81 cells for each file, with one thread."""
     board = normalize(np.resize(pixels, (BOARD, *pixels.shape[1:]))[:, None])
-    # More threads would spin while they wait, and slow down the session whose turn it is.
+    # More threads would spin while they wait, and slow down the session that is being timed.
     sessions = {name: open_session(path, threads=1) for name, path in files.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(RUNS):

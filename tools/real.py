@@ -128,7 +128,7 @@ def convert(args: argparse.Namespace, new: Path) -> tuple[int, list[str]]:
         scale = min(1.0, LONGEST_SIDE / max(image.shape))
         photo = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         write_jpeg(new / "photos" / f"{name}.jpg", photo, PHOTO_QUALITY)
-        corners = (scale * (corners + 0.5) - 0.5).round(1)  # pixels are counted from their middles
+        corners = (scale * (corners + 0.5) - 0.5).round(1)  # pixel centres are at whole numbers
         photos.append([name, givens, *corners.ravel(), turn, "newspaper", f"{SOURCE}/{name}.jpg", "CC-BY-4.0"])
     head = ["photo", "givens", *CORNER_COLUMNS, "turn", "kind", "source", "licence"]
     for path, rows in ((new / "labels.csv", labels), (new / "photos" / "photos.csv", [head, *photos])):
