@@ -9,8 +9,8 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 
 $(if $(filter grouped-target,$(.FEATURES)),,$(error this Makefile needs GNU Make 4.3 or newer, this is $(MAKE_VERSION)))
 
-# --- settings: make NAME=VALUE; the environment's variables of these names are not used ---------
-# $(call setting,NAME,default): as given, or the default if that is empty.
+# --- settings: make NAME=VALUE; environment variables of these names are not used ---------------
+# $(call setting,NAME,default): keep NAME, or set it to the default if it is empty.
 setting = $(if $($(1)),,$(eval override $(1) := $(2)))
 #= PROFILE      tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and their network
 PROFILE :=
@@ -30,7 +30,7 @@ NPROC   :=
 TRAIN   :=
 #= VAL          puzzles for validation
 VAL     :=
-#= PUZZLES      a file of your own puzzles, one per line (empty: they are drawn)
+#= PUZZLES      a file of your own puzzles, one per line (empty: draw them)
 PUZZLES :=
 #= PHOTO        the photo that `make read` reads
 PHOTO   :=
@@ -58,24 +58,24 @@ $(call setting,MODEL,digitnetv2)
 else
 $(error PROFILE=$(PROFILE) is neither tutorial nor photo)
 endif
-#= VENV         the virtual environment that make fills (VENV=: none, python3 and the packages that are there)
+#= VENV         the virtual environment that make fills (VENV=: none, use python3 and its installed packages)
 VENV    := .venv
-#= PYTHON       your own interpreter, with the packages that are there, instead of a virtual environment
+#= PYTHON       your own interpreter with its installed packages, instead of a virtual environment
 PYTHON  :=
 $(call setting,PYTHON,$(if $(VENV),$(VENV)/bin/python,python3))
 #= PYTHON3      the Python that makes the virtual environment (empty: python3, else the newest python3.x, if it is 3.11 to 3.14)
 PYTHON3 :=
-#= TORCH_INDEX  an index to look for torch in besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64
+#= TORCH_INDEX  another index for torch besides PyPI, such as https://download.pytorch.org/whl/cpu on x86-64
 TORCH_INDEX :=
 
 # A name with a space would be two names to make.
 $(foreach name,PROFILE MODEL DATA OUT PHOTO REAL DATASET PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
 
-# Nothing is installed for an interpreter of the reader's own.
+# For the user's own interpreter, nothing is installed.
 INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.installed))
 DEV_INSTALLED := $(if $(INSTALLED),$(VENV)/.installed-dev)
 
-# A virtual environment has its own packages, and the tests their own plugins.
+# A virtual environment uses its own packages, and the tests use their own plugins.
 unexport CDPATH PYTEST_ADDOPTS PYTEST_PLUGINS
 ifneq ($(INSTALLED)$(wildcard $(dir $(PYTHON))../pyvenv.cfg),)
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -84,11 +84,11 @@ endif
 # $(call option,--name,value): the option, or nothing if the value is empty.
 option = $(if $(2),$(1) $(2))
 
-# Its variable keeps torchrun from warning that it sets it; --threads sets the threads.
+# Without OMP_NUM_THREADS torchrun prints a warning; --threads sets the number.
 TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run --standalone
 
 # --- files ---
-# Each script, first, with the modules that it may import.
+# A script, then the modules that it may import.
 SHARED     := $(addprefix digitnet_,model.py data.py onnx.py scores.py cli.py)
 DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) digitnet_data.py digitnet_cli.py
 TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
@@ -104,7 +104,7 @@ EVALUATION := $(OUT)/evaluation.json
 PICTURES   := $(addprefix $(OUT)/,confusion_matrix.png learning_curve.png misread_cells.png training_cells.png)
 SUMMARY    := $(OUT)/summary.txt
 
-# Data that 02_PrepareData.py did not make are used as they are: their folders stand for them.
+# Data that 02_PrepareData.py did not make are used unchanged; make watches their folders.
 ifneq ($(wildcard $(DATA)/train),)
 ifeq ($(wildcard $(DATA)/.made-by-02_PrepareData.py),)
 PREPARED := $(wildcard $(foreach split,train val,$(addprefix $(DATA)/$(split),/. $(addprefix /,0 1 2 3 4 5 6 7 8 9))))
@@ -128,10 +128,10 @@ export: $(ONNX)
 ## parity    check that the ONNX file is the same model
 parity: $(PARITY)
 
-## golden    write PyTorch's answers to some inputs, to check the ONNX file where there is no PyTorch
+## golden    write PyTorch's answers to some inputs, to check the ONNX file on machines without PyTorch
 golden: $(GOLDEN)
 
-## evaluate  count and draw what the ONNX file reads wrong: held-out cells, camera pages, real boards and photos
+## evaluate  count and draw the ONNX file's errors: held-out cells, camera pages, real boards and photos
 evaluate: $(EVALUATION) $(PICTURES)
 
 $(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
@@ -151,7 +151,7 @@ $(PARITY) $(GOLDEN) &: $(CHECKING) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
 $(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(call option,--real,$(REAL))
 
-## read      read the Sudoku board in PHOTO=FILE; trains nothing, and installs numpy, onnxruntime and OpenCV alone
+## read      read the Sudoku board in PHOTO=FILE; trains nothing, and installs only numpy, onnxruntime and OpenCV
 READER := $(if $(INSTALLED),$(if $(wildcard $(INSTALLED)),$(PYTHON),.venv-read/bin/python),$(PYTHON))
 read: | $(filter .venv-read/.installed,$(READER:bin/python=.installed))
 	@$(if $(PHOTO),,echo 'make: which photo? make read PHOTO=FILE' >&2; exit 2)
@@ -179,7 +179,7 @@ check-real: $(ONNX) $(PREPARED)
 $(SUMMARY): tools/summarize.py $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES)
 	@echo; "$(PYTHON)" $< --out $@ $(PARITY) $(EVALUATION) --files $(WEIGHTS) $(ONNX)
 
-# Settings stamps: remade only when a value differs from what the file says, so that `make EPOCHS=12`
+# Settings stamps: remade only when a value differs from the file's, so that `make EPOCHS=12`
 # rebuilds the weights and what depends on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
 TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
@@ -194,23 +194,23 @@ $(DATA)/.settings:
 $(OUT)/.settings:
 	@mkdir -p $(@D); echo '$(TRAIN_SETTINGS)' > $@
 
-# What a Python says of itself: its version if that will do.
+# Prints a Python's version, if it is supported.
 FITS := import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 14) and sys.maxsize > 2**32 and print(*v, sep=".")
 BASE = $(shell for python in $(or $(PYTHON3),python3 python3.14 python3.13 python3.12 python3.11); do \
 	[ -z "$$("$$python" -Ic 'import ensurepip, venv; $(FITS)' 2> /dev/null)" ] || { echo "$$python"; break; }; done)
-# What the environment's Python says must be what .installed says: an upgrade of the system may have taken or changed it.
+# The environment's Python must have the version in .installed: a system upgrade may have removed or changed it.
 VENV_FITS := $(if $(INSTALLED),$(shell $(VENV)/bin/python -Ic '$(FITS)' 2> /dev/null))
 ifneq ($(or $(VENV_FITS),none),$(file <$(VENV)/.installed))
 $(VENV)/.installed: FORCE
 endif
-# Installed is what can be imported.
+# Installed packages must also be importable.
 IMPORTS := import re; from importlib import import_module, metadata, util; from pathlib import Path; \
 	pins = re.findall(r"^([\w-]+)==", Path("requirements.txt").read_text(), re.M); \
 	[metadata.version(pin) for pin in pins]; names = [pin.replace("-", "_") for pin in pins] + ["cv2"]; \
 	[import_module(name) for name in names if util.find_spec(name)]
 
-# pip's files go to the disk, as in memory they would fill a small Raspberry Pi; the packages go to the environment,
-# whatever the reader's own settings of pip say.
+# pip's temporary files go to disk, because in memory they would fill a small Raspberry Pi; the packages go to the
+# environment, whatever the user's settings of pip are.
 PIP = env -u PIP_PYTHON PIP_USER=0 PIP_DRY_RUN=0 PIP_NO_DEPS=0 PIP_REQUIRE_HASHES=0 TMPDIR="$(abspath $(VENV))" $(VENV)/bin/python -Im pip \
 	install --target '' --prefix "$(abspath $(VENV))" --root / --no-cache-dir --disable-pip-version-check
 
@@ -223,7 +223,7 @@ $(VENV)/.installed: requirements.txt
 		echo 'make: no 64-bit Python 3.11 to 3.14 with venv (Debian: python3-venv) is found: name one with PYTHON3=...' >&2; exit 1; \
 	else (set -x; "$$base" -m venv --clear $(VENV)); fi
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
-	@reason=$$(ORT_DISABLE_TELEMETRY=1 $(VENV)/bin/python -Ic '$(IMPORTS)' 2>&1) || { echo "make: what pip installed" \
+	@reason=$$(ORT_DISABLE_TELEMETRY=1 $(VENV)/bin/python -Ic '$(IMPORTS)' 2>&1) || { echo "make: the installed packages" \
 		"cannot be imported ($${reason##*$$'\n'}): see \`$(VENV)/bin/python -m pip config list\`" >&2; exit 1; }
 	@sync; $(VENV)/bin/python -Ic '$(FITS)' > $@
 
@@ -231,7 +231,7 @@ $(VENV)/.installed: requirements.txt
 test: | $(DEV_INSTALLED)
 	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist loadfile --durations 25 tests
 
-## test-all  the same with 20 kills of each kind instead of 3, and the commands of the README that take minutes
+## test-all  the same with 20 kills of each kind instead of 3, and the README's commands that take minutes
 test-all: | $(DEV_INSTALLED)
 	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist loadfile --durations 25 tests --kills 20 --slow
 
@@ -248,11 +248,11 @@ $(VENV)/.installed-dev: requirements-dev.txt $(INSTALLED)
 	$(PIP) -r $<
 	@touch $@
 
-## bench     how fast: the tutorial's way and ours, to its accuracy, each script, inference, processes
+## bench     measure speed: the tutorial's way and ours, time to its accuracy, each script, inference, processes
 bench: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA)
 
-## bench-quick  the tutorial's way and ours, inference; shorter and rougher (under a minute)
+## bench-quick  the tutorial's way and ours, and inference, in under a minute; rough
 bench-quick: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py --data $(DATA) --quick --out build/bench-quick
 
@@ -260,14 +260,14 @@ bench-quick: $(PREPARED) | $(INSTALLED)
 smoke:
 	$(MAKE) all DATA=build/data OUT=build/artifacts TRAIN=6 VAL=3 EPOCHS=1 PUZZLES=
 
-## doctor    can this machine run all this? needs nothing installed; prints what to do
-# It reports these variables, which the other targets leave out.
+## doctor    check whether this machine can run everything, and print cures; needs nothing installed
+# It reports these variables, which the other targets ignore.
 doctor: export PYTHONPATH := $(value PYTHONPATH)
 doctor: export PYTHONHOME := $(value PYTHONHOME)
 doctor:
 	@"$$(command -v python3 || echo "$(PYTHON)")" -I tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),--venv $(VENV) --base $(or $(BASE),python3),--python "$(PYTHON)")
 
-## clean     remove what was made: artifacts, drawn data, build/ (not the virtual environment, not your own files)
+## clean     remove artifacts, drawn data and build/ (not the virtual environment, not your own files)
 clean:
 	rm -rf build $(WEIGHTS) $(ONNX) $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES) $(SUMMARY) \
 		$(addprefix $(OUT)/,misread_photos.png training.json .settings .check-real) $(wildcard $(OUT)/.*_state.pth)
