@@ -18,7 +18,7 @@ from digitnet_cli import UserError, argument_parser, run_script, sha256, start_s
 
 CARD = """# The photo profile's model
 
-`sudoku_digitnet_photo.onnx` reads photos of Sudoku boards before anything is trained: `make read PHOTO=FILE`.
+`sudoku_digitnet_photo.onnx` reads photos of Sudoku boards without any training: `make read PHOTO=FILE`.
 
 | | |
 |---|---|
@@ -29,12 +29,12 @@ CARD = """# The photo profile's model
 | SHA-256 | {sha256} |
 | licence | Apache-2.0 |
 
-What it reads, as `evaluation.json` counts it (cells below 0.65 are blank):
+Errors, as counted in `evaluation.json` (cells below 0.65 count as blank):
 
 {table}
 
-Limits: printed digits above all; handwriting and pencil marks are often misread, and very blurred or curled pages.
-`06_ReadBoard.py` says when a reading is in doubt.
+Limits: the model is trained for printed digits. Handwriting and pencil marks are often misread, and so are very blurred or
+curled pages. `06_ReadBoard.py` reports doubtful readings as *suspect*.
 
 `make pretrained` renews both files.
 """
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 def table_of(evaluation: dict) -> str:
     """Return the counts of every set in Markdown."""
-    lines = ["| read | wrong |", "|---|---|"]
+    lines = ["| set | errors |", "|---|---|"]
     for name, entry in evaluation["sets"].items():
         counts = entry["thresholded"]
         wrong = [f"{counts[f'wrong_{kind}']:,} of {counts[kind]:,} {kind}" for kind in ("cells", "digits", "boards")]
