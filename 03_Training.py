@@ -223,7 +223,7 @@ def load_data(args: argparse.Namespace) -> tuple[Cells, Cells]:
     train_cells, val_cells = load_cells(args.data / "train"), load_cells(args.data / "val")
     print("Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE]))
     if args.batch_size > (limit := max(1024, len(train_cells.labels))):
-        raise UserError(f"--batch-size {args.batch_size} is more than there are cells: {limit} at most")
+        raise UserError(f"--batch-size {args.batch_size} exceeds the number of cells: use at most {limit}")
     if shared := duplicate_pages(train_cells, val_cells):
         raise UserError(
             f"{args.data / 'val'} shares {len(shared)} pages with {args.data / 'train'}, such as {shared[0]}: "

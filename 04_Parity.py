@@ -7,7 +7,7 @@ free dimension, finite weights, and every weight bit for bit that of the state_d
 Answers: noise in batches of several sizes, inputs at the ends of the range, all validation cells, and cells of drawn
 newspaper photos, in fonts that training never sees.
 PyTorch in float64 is the reference, so that a mismatch can be attributed to one stage: PyTorch's float32, the
-exported graph (ONNX Runtime with its optimizer off), or ONNX Runtime's optimizer (the graph as it ships).
+exported graph (ONNX Runtime with its optimizer off), or ONNX Runtime's optimizer (the graph as shipped).
 Collects every failure and prints one per line. Writes parity.json and, with --write-golden, golden vectors.
 
 On another machine, with numpy and onnxruntime alone (requirements-inference.txt), copy both files there and run
@@ -105,11 +105,11 @@ def attribute(errors: dict[str, dict], result: dict, limits: Limits) -> list[str
     if exceeded["PyTorch"]:
         modes = [f"{name}={value}" for name, value in fast_math().items()]
         cause = f"{' and '.join(modes)} is set: unset it" if modes else f"none of {', '.join(FAST_MATH)} is set"
-        failures.append(f"PyTorch's own float32 is off from float64: {exceeded['PyTorch']} ({cause})")
+        failures.append(f"PyTorch's own float32 differs from float64: {exceeded['PyTorch']} ({cause})")
     if exceeded["exported graph"]:
-        failures.append(f"the exported graph is off from float64 PyTorch: {exceeded['exported graph']}")
+        failures.append(f"the exported graph differs from float64 PyTorch: {exceeded['exported graph']}")
     elif exceeded["optimized"]:
-        failures.append(f"ONNX Runtime's graph optimizer is off from float64 PyTorch: {exceeded['optimized']}")
+        failures.append(f"ONNX Runtime's optimized graph differs from float64 PyTorch: {exceeded['optimized']}")
     if not failures and (total := limits.failures(result)):
         failures.append(f"rounding in PyTorch and ONNX Runtime adds up: {total}")
     return failures
@@ -177,7 +177,7 @@ def check(
 
 def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
     """Check the ONNX file against golden vectors; return every failure, and the report."""
-    sessions = {"as it ships": open_session(args.onnx), "optimizer off": open_session(args.onnx, optimize=False)}
+    sessions = {"as shipped": open_session(args.onnx), "optimizer off": open_session(args.onnx, optimize=False)}
     failures, report = check_golden(args.golden, args.onnx, sessions, limits)
     for place, result in report["measured"].items():
         print(f"{place:24} MAE {result['mae']:.1e}, largest {result['max_abs']:.1e}")
@@ -217,7 +217,7 @@ def summarize(failures: list[str], measured: dict[str, dict]) -> str:
         if "smallest_margin" in result:  # a set of cells
             kind = name.partition(" cells")[0]
             counts[kind] = counts.get(kind, 0) + result["cells"]
-    over = ", ".join(f"{count:,} {kind} cells" for kind, count in counts.items()) or f"{len(measured)} ways of running"
+    over = ", ".join(f"{count:,} {kind} cells" for kind, count in counts.items()) or f"{len(measured)} configurations"
     line = f"parity {'failed' if failures else 'passed'}: largest MAE {mae:.1e}, difference {largest:.1e} over {over}"
     if counts:
         margin = min(result["smallest_margin"] for result in measured.values() if "smallest_margin" in result)

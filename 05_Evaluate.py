@@ -248,9 +248,8 @@ def check_accuracy(report: dict[str, dict], photos: dict, least: list[float]) ->
         failures.append(f"{whole['verified_wrong']} photos are verified, but wrong")
     if failures:
         raise UserError(f"the real boards are read too badly: {'; '.join(failures)}: train again")
-    print(
-        f"real boards: {', '.join(f'{value:.2f} % of the {kind}' for kind, value in percent.items())} are right: enough"
-    )
+    right = ", ".join(f"{value:.2f} % of the {kind}" for kind, value in percent.items())
+    print(f"real boards: {right} are right, as required")
 
 
 def main(args: argparse.Namespace) -> None:

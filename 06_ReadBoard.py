@@ -186,7 +186,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
     try:
         content = cv2.imencode(path.suffix or ".", picture)[1].tobytes()
     except cv2.error:
-        raise UserError(f"{path}: OpenCV writes no pictures of that kind: name it .png or .jpg") from None
+        raise UserError(f"{path}: OpenCV cannot write this format: name it .png or .jpg") from None
     write_file(path, lambda name: Path(name).write_bytes(content))
 
 

@@ -102,7 +102,7 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # Python still writes what is left
         sys.exit(141)
     except OSError as error:
-        cure = f"{error.filename}: check the path, its rights and the disk"
+        cure = f"{error.filename}: check the path, its permissions and the disk"
         if not error.filename:  # not the user's path
             cure = "is the disk full, or a limit reached (memory, processes, open files)?"
         sys.exit(f"{script}: {error.strerror or error}: {cure}")

@@ -273,5 +273,5 @@ def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray])
                 most = float(np.abs(found - expected).max())
             failures.append(f"weights {name}: {different} of {found.size} differ, by up to {most:.1e}")
     extra = {name: values for name, values in held.items() if values.dtype.kind == "f" and values.size > 1}
-    failures += [f"{name} {list(extra[name].shape)} are no weights of the network" for name in extra.keys() - weights]
+    failures += [f"{name} {list(extra[name].shape)} are not weights of the network" for name in extra.keys() - weights]
     return failures

@@ -213,7 +213,7 @@ CASES = {
         ("04_Parity.py", "--max-abs", "nan"), ("05_Evaluate.py", "--draws", "0"),
     ]},
     "huge batch": (
-        nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 is more than there are cells"),
+        nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 exceeds the number of cells"),
     "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "the loss is not finite in epoch 1: nothing was saved"),
     # where nothing can be written
     "output under a file": (write("file", b""), [*TRAIN, "--out", "file/out"], 1, "file"),

@@ -469,7 +469,7 @@ def png_header(width, height):
         (["huge.png"], 1, "huge.png is too large or damaged for OpenCV: shrink it"),
         (["turned0.png", "--crop-margin", "0.5"], 2, "--crop-margin: 0.5 is not between 0 and 0.3"),
         (["turned0.png", "dark.png", "--picture", "out.png"], 2, "--picture goes with a single photo"),
-        (["turned0.png", "--picture", "out.xyz"], 1, "out.xyz: OpenCV writes no pictures of that kind"),
+        (["turned0.png", "--picture", "out.xyz"], 1, "out.xyz: OpenCV cannot write this format"),
         (["turned0.png", "--straightened", "--corners", *"12345678"], 2, "not allowed with argument"),
     ],
 )

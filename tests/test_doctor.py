@@ -239,7 +239,7 @@ def test_a_foreign_variable_is_the_first_suspect(machine, monkeypatch, tmp_path)
 
 def test_before_installation_only_venv_and_pip_are_needed(machine, tmp_path):
     ready = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], there=False)
-    expect(ready["packages"], "ok", "not installed yet: `make` does it")
+    expect(ready["packages"], "ok", "not installed yet: `make` installs them")
     bare = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], "exit 1", there=False)
     expect(bare["packages"], "fail", "cannot import ensurepip")
 

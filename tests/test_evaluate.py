@@ -234,4 +234,4 @@ def test_even_a_small_photo_training_reads_photos(tmp_path):
     options = ["--onnx", model, "--data", tmp_path / "data", "--out", tmp_path / "out", "--real", tmp_path / "real"]
     result = script("05_Evaluate.py", *options, "--min-accuracy", *SMALL_ACCURACY)
     assert result.code == 0, result.err + result.out
-    assert "are right: enough" in result.out
+    assert "are right, as required" in result.out

@@ -93,7 +93,7 @@ BREAKS = {
     "one weight 1 % off": (scale_weight, ["weights net.7.bias: 1 of 10 differ, by up to"]),
     "softmax added": (
         add_softmax,
-        ["edge inputs: the exported graph is off from float64 PyTorch: MAE", "validation cells: the exported"],
+        ["edge inputs: the exported graph differs from float64 PyTorch: MAE", "validation cells: the exported"],
     ),
     "opset and IR": (
         lambda m: (setattr(m.opset_import[0], "version", 18), setattr(m, "ir_version", 11)),

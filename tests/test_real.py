@@ -114,7 +114,7 @@ def test_the_other_part_and_nothing_is_overwritten(dataset, tmp_path, snapshot):
 
 
 DAMAGE = {
-    "no folder": (lambda clone: shutil.rmtree(clone), "cannot read {}/datasets/v2_train.desc: give a whole clone of"),
+    "no folder": (lambda clone: shutil.rmtree(clone), "cannot read {}/datasets/v2_train.desc: give a complete"),
     "no corners": (lambda clone: (clone / "outlines_sorted.csv").unlink(), "cannot read {}/outlines_sorted.csv: give"),
     "no such corners": (
         lambda clone: (clone / "outlines_sorted.csv").write_text("filepath\n./images/image1.jpg,1,2,3\n"),

@@ -192,7 +192,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     args.work, args.onnx, args.golden = args.work.resolve(), args.onnx.resolve(), args.golden.resolve()
     if any(letter.isspace() for letter in os.path.relpath(args.work, ROOT)):
-        parser.error("--work: make takes no folder whose name has a space in it")
+        parser.error("--work: make cannot use a folder with a space in its name")
     args.work.mkdir(parents=True, exist_ok=True)
     return args
 

@@ -190,12 +190,16 @@ def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str,
     other = ", ".join(f"{name} {found[name]} (pinned: {v})" for name, v in pins.items() if found.get(name, v) != v)
     step = ([""] + [line for line in printed if line == "check" or line.startswith("import ")])[-1]
     failed = f"cannot {step}: {error}" if error and step.startswith("import") else ""
-    fine = f"all {len(pins)} at the pinned versions, and they load" if there else f"not installed yet: `{make}` does it"
+    fine = (
+        f"all {len(pins)} at the pinned versions, and they load"
+        if there
+        else f"not installed yet: `{make}` installs them"
+    )
     check = judge(
         f"missing: {missing}" if missing else failed or other or fine,
         (missing, "fail", install),
         (failed, "fail", repair),
-        (other, "warn", f"{install}; or keep them, and see whether `make parity` passes"),
+        (other, "warn", f"{install}; or keep them if `make parity` passes"),
     )
     yield "packages", check
     yield "processor", check_processor({**pins, **found})

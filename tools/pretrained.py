@@ -33,7 +33,7 @@ Errors, as counted in `evaluation.json` (cells below 0.65 count as blank):
 
 {table}
 
-Limits: the model is trained for printed digits. Handwriting and pencil marks are often misread, and so are very blurred or
+Limits: the model is trained for printed digits. Handwriting and pencil marks are often misread, as are very blurred or
 curled pages. `06_ReadBoard.py` reports doubtful readings as *suspect*.
 
 `make pretrained` renews both files.
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{report} is of another ONNX file than {onnx}: run 05_Evaluate.py on it again")
         run, table = training["run"], table_of(evaluation)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{args.artifacts} has no whole run ({error}): make PROFILE=photo") from None
+        raise UserError(f"{args.artifacts} has no complete run ({error}): make PROFILE=photo") from None
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     card = CARD.format(**run, seed=training["settings"]["seed"], commit=commit.strip(), sha256=digest, table=table)
     content = onnx.read_bytes()

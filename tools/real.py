@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"cannot read {path}: give a whole clone of {HOME}") from None
+        raise UserError(f"cannot read {path}: give a complete clone of {HOME}") from None
 
 
 def read_outlines(path: Path) -> dict[str, np.ndarray]:
@@ -148,7 +148,7 @@ def main(args: argparse.Namespace) -> None:
         (new / "photos").mkdir()
         count, left_out = convert(args, new)
         if not count:
-            raise UserError(f"{args.dataset} has no photo with digits and corners: give a whole clone of {HOME}")
+            raise UserError(f"{args.dataset} has no photo with digits and corners: give a complete clone of {HOME}")
         new.replace(args.out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
