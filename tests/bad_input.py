@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of test_bad_input.py: how folders (data/, artifacts/, real/) are spoiled, and what must be printed."""
+"""Cases of test_bad_input.py: a way to spoil folders (data/, artifacts/, real/), and the message expected for it."""
 
 import os
 import pickle
@@ -29,7 +29,7 @@ PUZZLE = draw_puzzle(np.random.default_rng(0))
 
 
 def cell(*shape, kind=np.uint8, path=CELL):
-    """Another image in a cell's place; with channels, they differ."""
+    """Write another image over a cell; channels, if any, differ."""
     return lambda: cv2.imwrite(path, np.full(shape, np.arange(shape[2]) if shape[2:] else 200, kind))
 
 
@@ -42,7 +42,7 @@ def cut(path, size):
 
 
 def png(depth_and_colour, data, *chunks):
-    """A 28x28 PNG by hand: for kinds that OpenCV does not write."""
+    """Encode a 28x28 PNG of a kind that OpenCV does not write."""
 
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

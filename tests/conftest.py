@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the tests: the scripts run as a user would run them, offline, on tiny data in temporary folders."""
+"""Shared by all tests: run the scripts as a user would, offline, on tiny data in temporary folders."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def make(folder: Path, *arguments: str) -> Result:
 
 
 def draw_boards(folder: Path, number: int) -> None:
-    """Draw boards in photos of newspapers, whole and straightened, with labels and corners: they stand in for real."""
+    """Draw boards in photos of newspapers, whole and straightened, with labels and corners: they replace real ones."""
     from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, rectify
     from pages.camera import draw_photos
 
@@ -109,7 +109,7 @@ def built(once: Callable[..., Chain]) -> Chain:
 
 @pytest.fixture(scope="session")
 def trained(once: Callable[..., Chain]) -> Chain:
-    """Data, weights and ONNX file of a training that is small but long enough to read pages; not to be changed."""
+    """Data, weights and ONNX file of a small training, long enough to read pages. Read only."""
     chain = once("trained", lambda folder: make(folder, "export", "TRAIN=80", "VAL=10", "EPOCHS=7"))
     assert chain.result.code == 0, chain.result.err
     return chain
@@ -153,7 +153,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture
 def snapshot() -> Callable[[Path], dict[str, bytes]]:
-    """Every file under a folder with its bytes, to show that nothing was lost."""
+    """Return every file under a folder with its bytes, to show that nothing was lost."""
     return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mutants of test_mutants.py: how an exported model is changed, a change at a time."""
+"""Mutants for test_mutants.py: copies of an exported model with one change each."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def nodes(model, kind):
 
 
 def attribute(node, **values):
-    """Sets attributes of `node`; None takes one away."""
+    """Set attributes of `node`; None removes one."""
     kept = [a for a in node.attribute if a.name not in values]
     new = [helper.make_attribute(name, value) for name, value in values.items() if value is not None]
     del node.attribute[:]
@@ -37,7 +37,7 @@ def constant(model, name, values):
 
 
 def insert_before(model, node, kind, *more, **attributes):
-    """Puts a node of `kind` between `node` and its first input."""
+    """Insert a node of `kind` between `node` and its first input."""
     at = next(i for i, other in enumerate(model.graph.node) if other.output[0] == node.output[0])
     new = helper.make_node(kind, [node.input[0], *more], [f"mutant_{kind}_{len(model.graph.node)}"], **attributes)
     node.input[0] = new.output[0]
@@ -52,7 +52,7 @@ def insert_after_all(model, kind, *more, **attributes):
 
 
 def bypass(model, node):
-    """Takes `node` out: who read its output reads its input."""
+    """Remove `node`: consumers of its output read its input."""
     for other in model.graph.node:
         for i, name in enumerate(other.input):
             if name == node.output[0]:
@@ -74,7 +74,7 @@ def rename(model, values, new):
 
 
 def weight_mutants(model):
-    """Yields (name, change) for every tensor of weights."""
+    """Yield (name, change) for every tensor of weights."""
     for tensor in [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and t.dims]:
         name, values = tensor.name, numpy_helper.to_array(tensor)
         flat, sizes = values.ravel(), np.argsort(np.abs(values), axis=None)
@@ -257,7 +257,7 @@ V2_MUTANTS = {
 
 
 def file_mutants(content, model):
-    """Yields (name, bytes): the file cut short, and single bits of the weights' bytes turned over."""
+    """Yield (name, bytes): the file truncated, and with single bits of the weights flipped."""
     for part in (0, 1, 100, len(content) // 4, len(content) // 2, 3 * len(content) // 4, len(content) - 1):
         yield f"cut after {part} bytes", content[:part]
     yield "another kind of file", b"PK\x03\x04" + content[4:]
@@ -284,7 +284,7 @@ def changed(original: bytes, changes: dict) -> dict[str, bytes]:
 
 
 def weight_changes(original: bytes) -> dict:
-    """The changes of `weight_mutants`, by name, as `changed` takes them."""
+    """Return the changes of `weight_mutants` by name, for `changed`."""
     return {
         name: lambda model, tensor=tensor, values=values: replace(model, tensor, values)
         for name, (tensor, values) in weight_mutants(onnx.load_from_string(original))
@@ -302,5 +302,5 @@ def digitnet_mutants(original: bytes, folder: Path) -> dict[str, bytes]:
 
 
 def digitnetv2_mutants(original: bytes) -> dict[str, bytes]:
-    """The same for DigitNetV2: its weights, and the layers that DigitNet has not."""
+    """Return the mutants of DigitNetV2: of its weights, and of layers that DigitNet lacks."""
     return changed(original, weight_changes(original) | V2_MUTANTS)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of the repository in which the README's commands run as on a reader's machine, but on little data.
+"""Copy the repository so that the README's commands run as on a reader's machine, but on little data.
 
-- MAKEFLAGS gives the Makefile settings (TINY) as a command line would; what a command of the README sets still wins.
+- MAKEFLAGS passes settings (TINY) like a command line; those of a command of the README take precedence.
   A script called without make gets the same by SCRIPT_TINY.
-- A few drawn boards stand in data/real.
+- data/real has a few drawn boards.
 - `.venv` of the copy holds a `python` that adds these options and then runs this interpreter.
 """
 

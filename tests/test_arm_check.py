@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/arm_check.py: what it decides about wheels and processors, with neither a network nor an emulator.
+"""tools/arm_check.py: its decisions about wheels and processors, without a network or an emulator.
 
 docs/machines.md has what `resolve` and `emulate` themselves came to.
 """
@@ -80,7 +80,7 @@ def test_an_arm_wheel_that_brings_gpu_packages_fails_and_is_named(index, args, c
 
 
 @pytest.mark.parametrize("line", ["nothing", "strict", "torch = 2"])
-def test_what_cannot_be_resolved_fails_in_one_line(index, args, capsys, line):
+def test_an_unresolvable_pin_fails_in_one_line(index, args, capsys, line):
     index("sympy", "1.14")
     index("strict", "1.0", "sympy>=2")
     assert not resolved(args, line)
@@ -107,7 +107,7 @@ def test_a_step_reports_how_it_ended(tmp_path, result):
 
 
 def emulate(args: argparse.Namespace, cpu: str, trap: bool) -> list[str]:
-    """emulate_cpu with a Python that only writes down its arguments, and traps at the control."""
+    """Run emulate_cpu with a Python that only logs its arguments, and traps at the control."""
     python = args.work / "python"
     trapping = "*arm_control.py) kill -ILL $$;;" if trap else ""
     python.write_text(f'#!/bin/sh\necho "$@" >> {args.work}/calls\ncase $1 in {trapping} *) exit 0;; esac\n')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users get wrong, across all scripts and make: one line with cause, place and cure, and nothing lost.
+"""Users' mistakes, in all scripts and make: each gives one line with cause, place and cure, and loses nothing.
 
 Each case spoils a small folder (bad_input.py) and calls a script in this process, or make.
 """
@@ -22,7 +22,7 @@ BAR = re.compile(r"[\w /]+: +\d+%\|")  # tqdm's
 
 @pytest.fixture(scope="module")
 def sound(built, tmp_path_factory):
-    """A folder in which nothing is wrong yet: two small pages, a trained model, a board."""
+    """A folder without any mistake: two small pages, a trained model, a board."""
     folder = tmp_path_factory.mktemp("sound")
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -44,7 +44,7 @@ def passed():
 
 
 def files(folder):
-    """Every file under `folder` with its bytes."""
+    """Return every file under `folder` with its bytes."""
     found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
@@ -84,12 +84,12 @@ def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     err = capsys.readouterr().err
-    told = [line for line in err.replace("\r", "\n").splitlines() if line.strip() and not BAR.match(line)]
+    printed = [line for line in err.replace("\r", "\n").splitlines() if line.strip() and not BAR.match(line)]
     assert found == code and words in err, err
-    assert told[0].startswith(f"{command[0]}: "), told
+    assert printed[0].startswith(f"{command[0]}: "), printed
     # Parity prints all that is wrong with the model, one reason per line.
-    reasons = told[1:] if command[0] == "04_Parity.py" and "is not the model of" in told[0] else []
-    assert len(told) == 1 + len(reasons) and all(line.startswith("  ") for line in reasons), told
+    reasons = printed[1:] if command[0] == "04_Parity.py" and "is not the model of" in printed[0] else []
+    assert len(printed) == 1 + len(reasons) and all(line.startswith("  ") for line in reasons), printed
     after = files(folder)
     if command[0] == "04_Parity.py" and code == 1:  # the verdict of before is no loss: it must not outlast this one
         before.pop("artifacts/parity.json")
@@ -105,8 +105,8 @@ def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, t
     before = files(folder)
     export = f'"{sys.executable}" "{ROOT}/03_Training.py" --export-only'
     result = run("bash", "-c", f"ulimit -f 0; exec {export}", cwd=folder)
-    told = f"03_Training.py: the exporter failed, {ONNX} is unchanged: "
-    assert result.code == 1 and result.err.splitlines()[-1].startswith(told) and "Traceback" not in result.err
+    printed = f"03_Training.py: the exporter failed, {ONNX} is unchanged: "
+    assert result.code == 1 and result.err.splitlines()[-1].startswith(printed) and "Traceback" not in result.err
     assert files(folder) == before
     passed["scripts"] += 1
 
@@ -122,7 +122,7 @@ def test_a_python_without_the_packages_is_reported_in_one_line(name):
 
 
 def copy_product(folder):
-    """The Makefile and what it runs, in a folder of a reader's own."""
+    """Copy the Makefile and the programs that it runs into another folder."""
     for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
         shutil.copy(path, folder)
     for name in ("pages", "reading"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark measures what it says it does. How fast anything is, is never asserted."""
+"""The benchmark runs and reports its parts. No speed is asserted."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ CHAPTER = {"epoch_seconds": 30.0, "validation_seconds": 6.0}
 
 
 def seeds(*seconds):
-    """Results of the part seeds: how long each seed took to the target."""
+    """Return results of the part seeds: each seed's seconds to the target."""
     return {"runs": [{"seconds_to_target": value} for value in seconds]}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photos that the tests draw: boards found where they are, read as printed, and doubted where there is doubt."""
+"""Photos drawn by the tests: boards are found in the right place, read as printed, and doubted where necessary."""
 
 import json
 import struct
@@ -25,7 +25,7 @@ PLACE = np.array([(160, 300), (700, 280), (730, 850), (140, 830)], np.float32)  
 
 
 def newspaper_board(seed):
-    """A printed board, uint8 [H, W], and its corners."""
+    """Draw a printed board, uint8 [H, W]; return it and its corners."""
     rng = np.random.default_rng(seed)
     glyphs = draw_glyphs(pick_file(load_fonts("val"), rng), rng)
     page, corners, _ = draw_board(draw_puzzle(rng), glyphs, rng)
@@ -46,7 +46,7 @@ def scene_of(seed, place=PLACE, ground=235):
 
 
 def camera(scene, seed):
-    """Focus and noise of a camera."""
+    """Add a camera's blur and noise."""
     noise = np.random.default_rng(seed).normal(0, 4, scene.shape)
     return np.clip(cv2.GaussianBlur(scene, (0, 0), 0.8) + noise, 0, 255).astype(np.uint8)
 
@@ -71,7 +71,7 @@ def plain(seed):
 
 
 def text(seed):
-    """Text up to the frame, and a caption that touches it."""
+    """Draw text up to the frame, and a caption that touches it."""
     scene, place = scene_of(seed)
     words = (255 * (1 - text_bank(3))).astype(np.uint8)
     scene[860:1180] = np.minimum(scene[860:1180], words[:320, :WIDTH])
@@ -82,14 +82,14 @@ def text(seed):
 
 
 def beside_crossword(seed):
-    """A larger grid that is no board."""
+    """Draw a board beside a larger grid that is no board."""
     place = PLACE * 0.7 + (150, 20)
     scene, place = scene_of(seed, place.astype(np.float32))
     return crossword(scene, 150, 640, 42), place
 
 
 def mat(seed):
-    """A page on a dark mat: its edge is a larger quadrilateral than the board."""
+    """Draw a page on a dark mat: its edge is a larger quadrilateral than the board."""
     scene, place = scene_of(seed)
     dark = np.full_like(scene, 45)
     sheet = np.array([(70, 140), (800, 120), (850, 1080), (40, 1100)], np.int32)
@@ -97,7 +97,7 @@ def mat(seed):
 
 
 def finger(seed):
-    """Fingers that hold the page, one of them on the frame."""
+    """Draw fingers that hold the page, one of them on the frame."""
     scene, place = scene_of(seed)
     cv2.ellipse(scene, ((120, 600), (150, 80), 10), 120, -1)
     cv2.ellipse(scene, ((430, 870), (90, 140), 0), 130, -1)
@@ -111,7 +111,7 @@ def shadow(seed):
 
 
 def crease(seed):
-    """A fold through the board: a dark line beside a bright one."""
+    """Draw a fold through the board: a dark line beside a bright one."""
     scene, place = scene_of(seed)
     cv2.line(scene, (0, 480), (900, 610), 90, 5)
     cv2.line(scene, (0, 487), (900, 617), 250, 5)
@@ -134,7 +134,7 @@ def inverted(seed):
 
 
 def bent(seed):
-    """Paper bent by up to a third of a cell beyond what four corners describe."""
+    """Bend the paper by up to a third of a cell, which four corners cannot describe."""
     scene, place = scene_of(seed)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     bend = 20 * np.sin(np.pi * (x - 140) / 590)  # 0 at the board's left and right edge
@@ -142,7 +142,7 @@ def bent(seed):
 
 
 def two_boards(seed):
-    """Two boards: the larger counts."""
+    """Draw two boards, of which the larger counts."""
     scene, place = scene_of(seed)
     small = np.array([(330, 930), (560, 930), (560, 1160), (330, 1160)], np.float32)
     return lay(scene, *newspaper_board(seed + 1), small), place
@@ -173,7 +173,7 @@ def test_a_board_is_found_where_it_is(draw, seed):
 
 
 def test_cells_of_a_bent_board_are_cut_along_its_lines():
-    """The middle of each level line is where the bend is most."""
+    """Check the middle of each level line, where the bend is largest."""
     scene, place = bent(4)
     middles = np.array([(4.5, row) for row in range(10)], np.float32)
     straight, found = (photo_points(board, middles) for board in (Board(place), find_board(scene)))
@@ -205,7 +205,7 @@ def test_the_smallest_and_flattest_pictures_have_no_board():
 # --- ink ---------------------------------------------------------------------------------------
 
 
-def test_ink_tells_marks_and_ghosts_from_digits():
+def test_ink_distinguishes_marks_and_ghosts_from_digits():
     puzzle = draw_puzzle(np.random.default_rng(3))
     page, corners = draw_page(puzzle, "Rubik")
     blanks = [cell for cell in range(81) if puzzle[cell] == "0"]
@@ -229,7 +229,7 @@ def test_ink_tells_marks_and_ghosts_from_digits():
     assert not ink.digit_sized[[cell for cell in blanks if cell != pair]].any()
 
 
-def test_cells_whose_lines_a_light_bleaches_are_doubted_where_they_read_as_blank():
+def test_blank_cells_with_bleached_lines_are_doubted():
     page, corners = draw_page(draw_puzzle(np.random.default_rng(3)), "Rubik")
     whole = straighten_page(page, Board(corners.astype(np.float32)))
     assert grid_doubts(whole, 0, np.zeros(81, np.int64)) == []
@@ -256,7 +256,7 @@ def puzzle():
 
 
 def judged(digits, others=None, sure=0.9):
-    """The verdict on digits; `others` are possible readings of cells: {cell: digit}."""
+    """Return the verdict on digits; `others` has other possible readings of cells: {cell: digit}."""
     others = others or {}
     probabilities = np.full((81, 10), 0.001, np.float32)
     probabilities[np.arange(81), digits] = sure
@@ -266,7 +266,7 @@ def judged(digits, others=None, sure=0.9):
 
 
 def split_by_need(digits):
-    """Cells whose digits are redundant, and cells whose digits are not."""
+    """Split the cells with digits into redundant and necessary ones."""
     redundant = [cell for cell in np.flatnonzero(digits) if Rules().is_unique(digits, cell, 0)]
     return redundant, sorted(set(np.flatnonzero(digits)) - set(redundant))
 
@@ -277,7 +277,7 @@ def test_a_puzzle_as_printed_is_verified(puzzle):
     assert verdict.reasons == [] and verdict.solution == solution.tolist() and verdict.proposal is None
 
 
-def test_repeated_digits_are_named_by_place_and_mended_by_a_proposal(puzzle):
+def test_repeated_digits_are_named_by_place_and_corrected_by_a_proposal(puzzle):
     digits, _ = puzzle
     cell = int(np.flatnonzero(digits)[-1])
     row = [c for c in np.flatnonzero(digits) if c // 9 == cell // 9 and c != cell]
@@ -313,7 +313,7 @@ def test_a_lost_digit_that_is_redundant_is_doubted(puzzle):
     assert judged(wrong, {cell: other}).reasons == []  # the rules exclude it
 
 
-def test_a_digit_that_may_be_blank_is_doubted_where_the_others_do_without_it(puzzle):
+def test_a_redundant_digit_that_may_be_blank_is_doubted(puzzle):
     digits, _ = puzzle
     redundant, needed = split_by_need(digits)
     assert [r.cells for r in judged(digits, {redundant[0]: 0}).reasons] == [(redundant[0],)]
@@ -326,7 +326,7 @@ def test_a_misread_digit_that_leads_to_another_solution_is_doubted(puzzle):
     cell, other = next((c, d) for c, d in cases if Rules().is_unique(digits, c, d))
     wrong = digits.copy()
     wrong[cell] = other
-    assert judged(wrong).reasons == []  # nothing tells it
+    assert judged(wrong).reasons == []  # nothing shows the error
     assert [r.cells for r in judged(wrong, {cell: int(digits[cell])}).reasons] == [(cell,)]
 
 
@@ -358,7 +358,7 @@ def read(trained, *options, cwd=None):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Prints of the tutorial's page: as they are, turned, light on dark, transparent, with a digit changed, none."""
+    """Prints of the tutorial's page: unchanged, turned, light on dark, transparent, with a changed digit, blank."""
     folder = tmp_path_factory.mktemp("photos")
     puzzle = draw_puzzle(np.random.default_rng(23))
     page, corners = draw_page(puzzle, "Rubik")
@@ -425,7 +425,7 @@ def test_a_repeated_digit_makes_a_photo_suspect(trained, photos):
     assert alone.code == 3 and alone.out.count("?") >= 2 and "no solution to print" in alone.out
 
 
-def test_photos_without_a_board_are_told_and_the_highest_exit_code_counts(trained, photos):
+def test_photos_without_a_board_are_reported_and_the_highest_exit_code_counts(trained, photos):
     folder, _, _, _ = photos
     result = read(trained, "turned0.png", "white.png", "tiny.png", cwd=folder)
     first, white, tiny = result.out.splitlines()
@@ -450,7 +450,7 @@ def test_a_board_is_read_where_the_user_says_it_is(trained, photos, tmp_path):
 
 
 def png_header(width, height):
-    """A PNG that says it is very large, and holds nothing."""
+    """Return a PNG whose header claims a very large size, without any pixels."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -484,7 +484,7 @@ def test_a_mistake_is_reported_in_one_line(trained, photos, options, code, words
     assert not (folder / "out.png").exists()
 
 
-def test_photos_that_cannot_be_read_do_not_keep_others_from_being_read(trained, photos):
+def test_unreadable_photos_do_not_stop_the_others(trained, photos):
     folder, puzzle, _, _ = photos
     result = read(trained, "nowhere.jpg", "turned0.png", cwd=folder)
     assert result.code == 1 and puzzle in result.out and len(result.err.splitlines()) == 1

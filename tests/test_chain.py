@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chain as a reader uses it: make, make again, other settings, one file lost; and the script by itself."""
+"""The chain in use: make, make again, other settings, one lost file; and 03_Training.py by itself."""
 
 import ast
 import json
@@ -92,7 +92,7 @@ def test_failed_parity_fails_make_and_leaves_no_report(chain):
 
 
 def imports(path, inner=True):
-    """Our modules that `path` imports, and those that they import at their top; `inner`: those in functions, too."""
+    """Return our modules that `path` imports, directly or not; `inner`: imports inside functions count as well."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if inner else tree.body
     names = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
@@ -111,7 +111,7 @@ def test_make_runs_a_script_again_when_a_module_that_it_imports_has_changed(buil
         assert name in make(built.folder, "--dry-run", f"--what-if={changed}").out, f"{name} imports {changed}"
 
 
-def test_the_house_has_no_circle_and_at_most_14_files_at_the_top():
+def test_imports_have_no_cycle_and_at_most_14_files_are_at_the_top():
     assert len(list(ROOT.glob("*.py"))) <= 14
     for module in [*ROOT.glob("digitnet_*.py"), *(ROOT / "pages").glob("*.py")]:
         assert module not in imports(module), f"{module.name} imports itself by others"
@@ -190,8 +190,8 @@ def test_bad_data_stop_make_and_keep_the_artifacts(chain, snapshot, damage):
     before = {name: content for name, content in snapshot(chain.out).items() if name != ".settings"}
     result = chain.make("EPOCHS=3")
     assert result.code == 2 and "Traceback" not in result.err
-    told = [line for line in result.err.splitlines() if line.startswith("03_Training.py: ")]
-    assert len(told) == 1 and str(chain.data) in told[0]
+    reported = [line for line in result.err.splitlines() if line.startswith("03_Training.py: ")]
+    assert len(reported) == 1 and str(chain.data) in reported[0]
     after = snapshot(chain.out)
     assert {name: after[name] for name in before} == before
 
@@ -223,7 +223,7 @@ def test_settings_come_from_the_command_line_and_not_from_the_environment(tmp_pa
 
 
 def test_an_older_make_is_reported_in_one_line():
-    """GNU Make before 4.3 lacks grouped targets: it is played by emptying .FEATURES."""
+    """GNU Make before 4.3 lacks grouped targets; an empty .FEATURES imitates it."""
     result = run("make", "help", ".FEATURES=", cwd=ROOT)
     assert result.code == 2 and "needs GNU Make 4.3 or newer" in result.err and result.err.count("\n") == 1
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells are read as they are or refused by name; augmentation adds nothing that a photo has not."""
+"""Cells are read unchanged or refused by name; augmentation adds nothing that photos lack."""
 
 import cv2
 import numpy as np
@@ -181,7 +181,7 @@ def test_score_counts_cells_digits_and_boards():
 
 
 def page(name, digits, seed):
-    """A page's cells with `digits` (81 numbers), their pixels drawn from `seed`."""
+    """Return a page's cells with `digits` (81 numbers), their pixels drawn from `seed`."""
     pixels = np.random.default_rng(seed).integers(0, 256, (81, 28, 28), np.uint8)
     return label_boards([pixels], ["".join(map(str, digits))], [name])
 
@@ -190,7 +190,7 @@ def join(*parts):
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def test_pages_in_both_sets_are_found_under_any_name_and_like_cells_are_not():
+def test_pages_in_both_sets_are_found_under_any_name_and_equal_cells_are_not():
     digits, blank = [*range(1, 10), *[0] * 72], [0] * 81
     train = join(page("000000_cam", digits, 0), page("000001_cam", digits, 1), page("000002_cam", blank, 2))
     renamed = page("000007_cam", digits, 1)

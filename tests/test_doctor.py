@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""make doctor: each check is given another machine's files, variables or Python, good and bad."""
+"""make doctor: each check sees another machine's files, variables or Python, good and bad."""
 
 import json
 import re
@@ -23,14 +23,14 @@ MOUNTS = "/dev/mmcblk0p2 / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
 
 
 def expect(check: doctor.Check, status: str, words: str) -> None:
-    """Assert a check's status and part of its text; what is not ok must have a cure, and nothing else."""
+    """Assert a check's status and part of its text, and that it has a cure unless it is ok."""
     assert check.status == status and words in f"{check.seen} -> {check.cure}", check
     assert bool(check.cure) == (check.status != "ok"), check
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretends another machine: files below / by name, and the architecture."""
+    """Pretend to be another machine: files below / by name, and the architecture."""
     for name in ("TMPDIR", "OMP_NUM_THREADS", *doctor.FAST_MATH, *doctor.FOREIGN):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "SYSTEM", tmp_path / "root")
@@ -90,7 +90,7 @@ def test_processor_must_have_the_instructions_of_the_wheels(machine, architectur
         ({"PYTHONHOME": "/usr"}, "variables", "warn", "unset PYTHONHOME:"),
     ],
 )
-def test_system_and_settings(machine, monkeypatch, changes, name, status, words):
+def test_system_and_settings_are_judged(machine, monkeypatch, changes, name, status, words):
     given = {"machine": "aarch64", "maxsize": 2**63 - 1, "libc": ("glibc", "2.36"), "system": "Linux", "cpus": INF}
     given |= {"make": "GNU Make 4.3"} | changes
     monkeypatch.setattr(doctor.platform, "machine", lambda: given["machine"])
@@ -188,7 +188,7 @@ GOOD = [["torch", "2.9.1+cpu"], ["Font", "3.002"]]
 
 
 def python_checks(tmp_path: Path, lines: list[str], end: str = "exit 0", there: bool = True) -> dict[str, doctor.Check]:
-    """Checks of a Python that prints these lines and then ends so."""
+    """Return the checks of a Python that prints these lines and then runs `end`."""
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines) + f"{end}\n")
     python.chmod(0o755)
@@ -220,7 +220,7 @@ def python_checks(tmp_path: Path, lines: list[str], end: str = "exit 0", there: 
         ),
     ],
 )
-def test_python_and_packages(machine, tmp_path, version, packages, end, name, status, words):
+def test_python_and_packages_are_judged(machine, tmp_path, version, packages, end, name, status, words):
     lines = [json.dumps(version), json.dumps(packages), "import torch"]
     expect(python_checks(tmp_path, lines, end)[name], status, words)
 
@@ -291,7 +291,7 @@ def test_a_frozen_batch_and_a_broken_file_are_found(machine, monkeypatch, tmp_pa
     expect(check_file(path, monkeypatch), "fail", "not an ONNX file")
 
 
-def test_what_is_no_whole_model_is_refused(machine, monkeypatch, tmp_path, model):
+def test_an_incomplete_model_is_refused(machine, monkeypatch, tmp_path, model):
     import onnx
 
     path = tmp_path / "model.onnx"

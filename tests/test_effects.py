@@ -25,7 +25,7 @@ def bare_sheet(written=(), ink=0.8):
 
 
 def cells_of(page):
-    """The page's cells, [81, STEP, STEP]."""
+    """Return the page's cells, [81, STEP, STEP]."""
     board = page[EDGE : EDGE + 9 * STEP, EDGE : EDGE + 9 * STEP]
     return board.reshape(9, STEP, 9, STEP).swapaxes(1, 2).reshape(81, STEP, STEP)
 
@@ -88,7 +88,7 @@ def test_handwriting_is_in_the_cells_that_are_not_printed():
     assert np.flatnonzero(inked).tolist() == written.tolist()
 
 
-def test_a_dark_theme_turns_light_and_dark_around():
+def test_a_dark_theme_inverts_light_and_dark():
     sheet = bare_sheet([])
     sheet.page[:] = np.linspace(0.1, 1, PAGE, dtype=np.float32)
     effects.dark(sheet, np.random.default_rng(1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real boards, and what 05_Evaluate.py says of an ONNX file."""
+"""The real boards, and 05_Evaluate.py's report on an ONNX file."""
 
 import argparse
 import json
@@ -74,7 +74,7 @@ def test_damaged_real_boards_and_photos_are_named_in_one_line(built, tmp_path, c
 
 
 def found(turn=0, corners=SQUARE, digits=GIVENS, verdict="verified"):
-    """What digitnet_board says of a photo."""
+    """Return a reading as digitnet_board does."""
     if corners is None:
         return Found("not found", [])
     return Found(verdict, [], None, np.array(corners, np.float32), turn, False, np.array([*map(int, digits)]))
@@ -226,7 +226,7 @@ def test_required_accuracy_needs_boards_and_photos(built, tmp_path):
 
 
 def test_even_a_small_photo_training_reads_photos(tmp_path):
-    """The least that photo pages and DigitNetV2 must do, on 120 pages; `make check-real` asks for more."""
+    """A low bar for photo pages and DigitNetV2, on 120 pages; `make check-real` has a higher one."""
     draw_boards(tmp_path / "real", 24)
     built = make(tmp_path, "export", "PROFILE=photo", "TRAIN=120", "VAL=10", "EPOCHS=6", "BATCH=128")
     assert built.code == 0, built.err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What real machines do: situations of public bug reports, each once a traceback or a wrong result."""
+"""Situations on real machines, from public bug reports: each was once a traceback or a wrong result."""
 
 import errno
 import importlib
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif("not config.getoption('--slow')", reason="runs w
 
 
 def call(*command, **environment):
-    """Run a command in an environment that has been changed so; None removes a variable."""
+    """Run a command with changed environment variables; None removes one."""
     env = {name: value for name, value in (WITHOUT_MAKE | environment).items() if value is not None}
     return subprocess.run([str(part) for part in command], capture_output=True, env=env, timeout=280)
 
@@ -152,7 +152,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("content", ["", "cut", "foreign"])
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_of_our_own_is_reported_with_a_command_that_mends_it(chain, name, content):
+def test_a_broken_file_of_our_own_is_reported_with_a_command_that_remakes_it(chain, name, content):
     path = chain.folder / name
     whole = path.read_bytes()
     path.write_bytes({"": b"", "cut": whole[: len(whole) // 2 + 5], "foreign": b"[1]"}[content])
@@ -251,7 +251,7 @@ def test_puzzles_that_are_not_certain_are_refused(tmp_path, text):
         read_puzzles(tmp_path / "my.txt")
 
 
-def test_a_puzzle_is_judged_within_bounds():
+def test_judging_a_hard_puzzle_ends():
     hard = ".....5.8....6.1.43..........1.5........1.6...3.......553.....61........4.........".replace(".", "0")
     assert not any(map(judge_puzzle, PUZZLES))
     assert "is not solved in" in judge_puzzle(hard) and "no solution" in judge_puzzle("55" + "0" * 79)
@@ -313,7 +313,7 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(tmp_pat
     assert call(*DRAW, tmp_path).returncode == 0 and not (tmp_path / ".new.1").exists()
 
 
-def test_workers_killed_or_without_shared_memory(tmp_path, monkeypatch, capsys):
+def test_killed_workers_and_missing_shared_memory_are_reported(tmp_path, monkeypatch, capsys):
     prepare = importlib.import_module("02_PrepareData")
     with alone_in(tmp_path) as lock, pytest.raises(UserError, match="was killed"), prepare.open_pool(2, lock) as pool:
         list(pool.map(os._exit, [9]))
@@ -377,7 +377,7 @@ def test_a_virtual_environment_without_its_python_is_reported(tmp_path):
     assert done.returncode == 0 and b"-m venv --clear .venv" in done.stdout
 
 
-def test_a_python_that_does_not_fit_is_passed_over(tmp_path):
+def test_an_unsupported_python_is_skipped(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python3").chmod(0o755)

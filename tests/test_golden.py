@@ -117,6 +117,6 @@ def test_bad_golden_files_are_refused_in_one_line(built, tmp_path, name):
     shutil.copy(built.out / "golden.npz", path)
     BAD_GOLDEN[name](path)
     limits = Limits(1e-4, 1e-3)
-    with pytest.raises(UserError, match=str(path)) as told:
+    with pytest.raises(UserError, match=str(path)) as raised:
         check_vectors(path, built.out / "sudoku_digitnet.onnx", {}, limits)
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(raised.value).splitlines()) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Killed at any moment and started again: the same bytes as if nothing had happened, and nothing half-made is used."""
+"""A run that is killed at any moment and restarted gives the same bytes, and no half-made file is used."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def start(name, *arguments, launcher=(sys.executable,)):
 
 
 def descendants(parent):
-    """Process numbers of the processes that `parent` started, and of those that they started."""
+    """Return the ids of the processes that `parent` started, directly or not."""
     children = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
@@ -48,7 +48,7 @@ def descendants(parent):
 
 
 def stop_after(process, characters, number, words=b""):
-    """Sends the signal to the process and its descendants when so much, and `words`, has been printed, or lets it end.
+    """Signal the process and its descendants when so much, and `words`, has been printed; else let it end.
 
     Returns its exit code and output.
     """
@@ -66,7 +66,7 @@ def stop_after(process, characters, number, words=b""):
 
 @pytest.fixture(scope="module")
 def uninterrupted(built, tmp_path_factory):
-    """The weights of a run that nothing interrupted, and how much such a run prints."""
+    """The weights of an uninterrupted run, and the length of its output."""
     out = tmp_path_factory.mktemp("uninterrupted")
     result = script("03_Training.py", *options(built, out))
     assert result.code == 0, result.err
@@ -135,7 +135,7 @@ def test_make_continues_training_after_a_kill(chain, uninterrupted):
     assert (chain.out / "digitnet_best.pth").read_bytes() == weights
 
 
-def test_processes_that_were_killed_go_on_to_the_same_weights(built, tmp_path):
+def test_killed_processes_resume_to_the_same_weights(built, tmp_path):
     """All of torchrun's processes at once, as in a power cut."""
     whole = run(*TORCHRUN, ROOT / "03_Training.py", *options(built, tmp_path / "whole"))
     assert whole.code == 0, whole.err
@@ -176,7 +176,7 @@ def prepare(out, seed):
 
 
 def cells_of(folder):
-    """The pixels of a data folder, or None if it is refused in words."""
+    """Return the pixels of a data folder, or None if it is refused with a clear error."""
     try:
         return [load_cells(folder / split).pixels.tobytes() for split in ("train", "val")]
     except UserError as error:

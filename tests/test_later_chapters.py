@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tutorial's later chapters do with our artifacts, in short, with nothing of ours but DigitNet's class.
+"""The tutorial's later chapters, in short, on our artifacts: they use no code of ours but DigitNet's class.
 
 INT8 is the exception: it is tools/quantize.py that quantises as the chapter does, and measures.
 """
@@ -50,7 +50,7 @@ def test_an_evaluation_script_scores_the_weights_as_training_did(trained):
 
 
 def find_grid(page):
-    """Corners of the largest quadrilateral, top left first, clockwise."""
+    """Return the corners of the largest quadrilateral, clockwise from the top left."""
     blurred = cv2.GaussianBlur(page, (5, 5), 0)
     ink = cv2.adaptiveThreshold(blurred, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY_INV, 11, 2)
     contours, _ = cv2.findContours(ink, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -63,7 +63,7 @@ def find_grid(page):
 
 
 def process_page(session, page):
-    """A page, uint8 [H, W] -> its 81 digits as a string: straighten, cut 12 %, one batch, softmax, 0.65 rule."""
+    """Read a page, uint8 [H, W], to 81 digits: straighten, cut 12 %, one batch, softmax, 0.65 rule."""
     side = 450
     square = np.float32([(0, 0), (side - 1, 0), (side - 1, side - 1), (0, side - 1)])
     board = cv2.warpPerspective(page, cv2.getPerspectiveTransform(find_grid(page), square), (side, side))
@@ -82,7 +82,7 @@ def process_page(session, page):
 
 
 def read_pages(session, folder, table):
-    """Name -> (truth, what the processor reads) of the camera's pages."""
+    """Return name -> (truth, reading) of the camera's pages."""
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["page"].endswith("_cam.png")]
     return {

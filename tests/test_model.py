@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One network is the tutorial's; the other keeps its budget and contract; only their own weights are taken."""
+"""One network is the tutorial's; the other keeps its budget and contract; only their own weights load."""
 
 import pickle
 import shutil
@@ -55,7 +55,7 @@ def test_digitnet_has_the_tutorials_layers_and_5130_parameters():
 
 
 def multiply_adds(network):
-    """Multiply-adds for one cell; torch counts two FLOPs for each."""
+    """Count multiply-adds per cell; torch counts two FLOPs for each."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network().eval()(torch.zeros(1, 1, 28, 28))
     return counter.get_total_flops() // 2
@@ -124,7 +124,7 @@ def test_a_flat_cell_is_the_same_at_every_brightness_and_faint_texture_stays_nea
 
 
 def randomise_batchnorm(model: nn.Module) -> nn.Module:
-    """Running statistics as if after training, far from 0 and 1."""
+    """Set running statistics as after training, far from 0 and 1."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.running_mean)
@@ -174,7 +174,7 @@ def test_load_model_gives_the_saved_network_in_eval_mode(tmp_path, network):
 
 
 class Bomb:
-    """Would create a file if unpickled with code allowed."""
+    """Creates a file if it is unpickled with code allowed."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -183,7 +183,7 @@ class Bomb:
         return open, (self.path, "w")
 
 
-def test_load_model_refuses_other_files_in_words(tmp_path):
+def test_load_model_refuses_other_files_with_a_clear_error(tmp_path):
     path, bang = tmp_path / "weights.pth", tmp_path / "bang"
     nan = DigitNet().state_dict()
     nan["net.7.bias"][0] = float("nan")

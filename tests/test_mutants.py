@@ -45,7 +45,7 @@ class Subject:
         assert wrong < len(cells.labels) / 5, "not a model that reads anything: mutants of it would prove little"
 
     def failures(self, content):
-        """What parity says of a file with this content."""
+        """Return the failures of parity for a file with this content."""
         self.mutant.write_bytes(content)
         try:
             failures, _ = self.check(self.mutant, self.weights, self.references, Limits(1e-4, 1e-3), lambda line: None)
@@ -55,7 +55,7 @@ class Subject:
         return failures
 
     def accepted(self, mutants):
-        """Names of the mutants that parity takes for the model."""
+        """Return the names of the mutants that parity accepts."""
         assert self.failures(self.original) == []
         assert len({self.original, *mutants.values()}) == len(mutants) + 1, "two are the same, or one is no mutant"
         return {name for name, content in mutants.items() if not self.failures(content)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported file keeps the contract and gives PyTorch's answers; 04_Parity.py sees every break of it."""
+"""The exported file keeps the contract and gives PyTorch's answers; 04_Parity.py finds every break of it."""
 
 import hashlib
 import json
@@ -104,7 +104,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_parity_fails_on_a_broken_model_and_prints_every_reason(chain, name):
-    """What is seen; tests/test_mutants.py has every kind of break."""
+    """Check the printed reasons; tests/test_mutants.py has every kind of break."""
     damage, words = BREAKS[name]
     path = chain.out / "sudoku_digitnet.onnx"
     model = onnx.load(path)
@@ -124,7 +124,7 @@ parity = runpy.run_path(str(ROOT / "04_Parity.py"))
 
 @pytest.mark.parametrize("culprit", ["PyTorch", "exporter", "optimizer", "nobody"])
 def test_parity_attributes_a_mismatch_to_the_guilty_stage(built, culprit):
-    """Answers of one stage are moved by 0.01; stand-ins for the sessions let each stage be the one."""
+    """Move the answers of one stage by 0.01; fake sessions allow it for each stage."""
 
     class Session:
         def __init__(self, moved):
@@ -145,7 +145,7 @@ def test_parity_attributes_a_mismatch_to_the_guilty_stage(built, culprit):
     assert not failures or words[culprit] in failures[0]
 
 
-def test_a_tie_in_the_last_bits_is_no_other_class_but_a_real_change_is():
+def test_a_tie_in_the_last_bits_does_not_count_as_another_class_but_a_change_does():
     logits = np.zeros((3, 10), np.float32)
     logits[:, 3] = 5
     logits[:2, 7] = 5 - 1e-6, 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photo pages: the right digit in the right place, cut as said; the same bytes for the same seed; fonts kept apart."""
+"""Photo pages: the right digit in the right place, cut at the right margin; same seed, same bytes; fonts kept apart."""
 
 import json
 
@@ -88,7 +88,7 @@ def test_each_given_is_printed_in_its_cell_and_nothing_in_the_others(seed):
             assert (np.abs(place[i] - place[j]) > 4.5).tolist() == np.not_equal(divmod(i, 3), divmod(j, 3)).tolist()
 
 
-def test_camera_says_where_the_corners_are():
+def test_the_camera_returns_the_true_corners():
     """A page with a dot at each corner: the photo is darkest there, whatever the perspective and the bend."""
     for seed in range(8):
         rng = np.random.default_rng(seed)

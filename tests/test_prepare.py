@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drawn data: the right labels at the right place, the same bytes for the same seed, nobody's data overwritten."""
+"""Drawn data: the right labels at the right place, the same bytes for the same seed, no data of others overwritten."""
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, sna
     assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == (3 * 2 + 6 * 2) * 81  # replaced, not added to
 
 
-def test_labels_places_and_framings_are_right(built):
+def test_labels_places_and_crop_margins_are_right(built):
     for split, puzzles in (("train", 6), ("val", 3)):
         cells = load_cells(built.data / split)
         places = zip(cells.boards, cells.places, strict=True)

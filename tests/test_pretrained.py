@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pretrained file keeps the contract, and its card belongs to it."""
+"""The pretrained file keeps the contract, and its card matches it."""
 
 import hashlib
 import sys

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command of the README and of three pages of docs/ is run, as it stands there, in a copy of the repository.
+"""Every command of the README and of three pages of docs/ runs, unchanged, in a copy of the repository.
 
-First those in blocks, then those in the running text and its tables. What cannot be run here stands in NOT_RUN with
-the reason: those are asked of `make --dry-run`. What takes minutes is run by `make test-all`.
+First those in blocks, then those in the running text and its tables. NOT_RUN has commands that cannot run here, with
+the reason; `make --dry-run` checks them. Commands that take minutes run in `make test-all`.
 """
 
 import re
@@ -17,8 +17,8 @@ from readme_copy import Copy
 PAGES = ("README.md", "docs/performance.md", "docs/quantization.md", "docs/troubleshooting.md")
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 NOT_RUN = {
-    r"make (test|test-all)$": "are what runs this test",
-    r"git clone |make real ": "need the public data set, of which tests/test_real.py draws a small likeness",
+    r"make (test|test-all)$": "run this test themselves",
+    r"git clone |make real ": "need the public data set, which tests/test_real.py imitates",
     r"make TORCH_INDEX=|pip install ": "installs packages from the network, as `make` itself does for the tests",
 }
 SLOW = r"make bench|\S+/python bench/|make (VENV=|EPOCHS=)|\S+/python tools/quantize.py --onnx"
@@ -27,9 +27,9 @@ LAST = "rm -rf .venv"  # no command runs after it
 
 
 def in_blocks(text: str) -> list[str]:
-    """The commands of the console and bash blocks, comments dropped, continued lines joined.
+    """Return the commands of the console and bash blocks, without comments, with continued lines joined.
 
-    In a block with lines that start with `$ ` these are the commands and the others what is printed.
+    In a block with lines that start with `$ `, these are the commands, and the other lines are output.
     """
     found = []
     for block in re.findall(r"^```(?:console|bash|sh)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
@@ -52,7 +52,7 @@ def is_run(command: str, slow: bool) -> bool:
 
 
 def unknown_settings(command: str) -> list[str]:
-    """Settings of a `make` command that the Makefile does not have: make itself would not complain."""
+    """Return settings of a `make` command that the Makefile lacks; make itself would ignore them."""
     makefile = (ROOT / "Makefile").read_text()
     names = re.findall(r" (\w+)=", command) if command.startswith("make ") else []
     return [name for name in names if not re.search(rf"^{name}\s*[?:]?=", makefile, re.MULTILINE)]

@@ -20,7 +20,7 @@ PHOTOS = {"image1": (1, 0, 1), "image2": (6, 0, 1), "image3": (8, 0, 3), "image1
 
 
 def save(path, view, orientation):
-    """Save a photo so that only those who obey its EXIF see it upright."""
+    """Save a photo that is upright only if its EXIF orientation is applied."""
     image = Image.fromarray(view).convert("RGB")
     image = image if ROTATE[orientation] is None else image.transpose(ROTATE[orientation])
     exif = Image.Exif()
@@ -101,7 +101,7 @@ def test_boards_are_straightened_upright_with_their_digits(dataset, real):
         assert board.shape == (450, 450) and np.abs(rectify(view, corners, 450) - board.astype(int)).mean() < 4
 
 
-def test_the_other_part_and_nothing_is_overwritten(dataset, tmp_path, snapshot):
+def test_the_test_part_can_be_chosen_and_nothing_is_overwritten(dataset, tmp_path, snapshot):
     out = tmp_path / "data" / "real"
     result = script("tools/real.py", dataset[0], "--part", "test", "--out", out)
     assert result.code == 0 and result.out == f"1 boards and photos in {out}\n"

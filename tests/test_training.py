@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes training fast keeps its contracts: processes share each batch, order and start come from the seed."""
+"""Fast training keeps its contracts: processes share each batch, order and start come from the seed."""
 
 import json
 import socket
@@ -28,7 +28,7 @@ OPTIONS = ("--epochs", 2, "--batch-size", 64, "--threads", 1, "--train-only")
 
 
 def trained(folder: Path) -> tuple[list[dict], dict]:
-    """The epochs' records and the weights that a run of 03_Training.py left."""
+    """Return the epochs' records and the weights of a run of 03_Training.py."""
     epochs = json.loads((folder / "training.json").read_text())["epochs"]
     return epochs, torch.load(folder / "digitnet_best.pth", weights_only=True)
 
@@ -118,7 +118,7 @@ def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_what_is_trained_becomes_a_model_with_equal_logits(network):
+def test_the_trained_network_becomes_a_model_with_equal_logits(network):
     torch.manual_seed(0)
     model = NETWORKS[network]()
     trained_network = for_training(model, dropout=0.2)
@@ -175,7 +175,7 @@ def test_training_starts_with_every_convolution_standardized(built):
         torch.testing.assert_close(std, torch.ones_like(std), atol=1e-3, rtol=0)
 
 
-def test_the_init_leaves_networks_with_batchnorm_as_they_are():
+def test_the_init_leaves_networks_with_batchnorm_unchanged():
     model = NETWORKS["digitnetv2"]()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     data_dependent_init(model, torch.randn(8, 1, 28, 28))
