@@ -244,7 +244,7 @@ def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> np.ndarray:
     """
     digits = np.where(ink.digit_sized, guesses, BLANK)
     unmarked = np.where(ink.beside, BLANK, digits)
-    with contextlib.suppress(SearchLimitError):  # undecided: the judge says so
+    with contextlib.suppress(SearchLimitError):  # undecided: Rules.judge reports it
         for reading in (digits, unmarked, guesses):
             if rules.is_unique(reading):
                 return reading

@@ -23,7 +23,7 @@ from pages.pens import Sheet, cells_of, some
 from pages.puzzles import draw_puzzle
 
 BOARD_SIZES = 230, 760  # a board's side in the photo, pixels
-CROP_MARGIN_RANGE = 0.0, 0.14  # some pages draw theirs from it; the others take one of CROP_MARGINS
+CROP_MARGIN_RANGE = 0.0, 0.14  # of a quarter of the pages; the others have one of CROP_MARGINS
 
 
 class Photo(NamedTuple):
@@ -121,7 +121,7 @@ def light(width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def blur(view: np.ndarray, side: float, rng: np.random.Generator) -> np.ndarray:
-    """Blur a view by focus (everywhere, or increasing to one side) and by motion."""
+    """Blur a view by wrong focus, everywhere or increasing to one side, and by motion."""
     unit = side / 450
     sigma = min(abs(rng.normal(0, 1.8)), 3.6) * unit if chance(rng, 0.8) else 0
     if sigma > 0.25:
@@ -179,7 +179,7 @@ def take_photo(
 
     `without` names families of effects (pages.FAMILIES) that are left out; everything else stays the same.
     """
-    chances = dict(zip(pages.FAMILIES, rng.spawn(len(pages.FAMILIES)), strict=True))  # a generator for each family
+    chances = dict(zip(pages.FAMILIES, rng.spawn(len(pages.FAMILIES)), strict=True))  # a generator per family
     has = {name for name, own in chances.items() if chance(own, pages.PROBABILITIES[name])} - without
     givens = cells_of(puzzle, blank=False)
     written = some(givens, 0.05, 0.7, chances["hand"]) if "hand" in has else givens[:0]
@@ -220,6 +220,6 @@ def cut_photo(photo: Photo) -> np.ndarray:
 def draw_photos(number: int) -> Iterator[tuple[str, Photo]]:
     """Yield different puzzles, each with its photo, in fonts and on pages that training never sees; for checks."""
     for i in range(number):
-        rng = np.random.default_rng([0, 2, i])  # the second number is 0 or 1 for the pages of 02_PrepareData.py
+        rng = np.random.default_rng([0, 2, i])  # calibration pages have this seed, too, but no puzzle drawn from it
         puzzle = draw_puzzle(rng)
         yield puzzle, take_photo(puzzle, load_fonts("val"), load_hands("val"), rng)

@@ -17,11 +17,11 @@ from reading.grid import Board, fit_bend, is_convex, noise_of, sort_corners
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MIN_BOARD = 1 / 8  # of the photo's longer side, a board's side: smaller cells have too few pixels to read
-MIN_CELLS = 8  # cells in rows and columns: fewer may be so by chance
-MIN_BENT_CELLS = 40  # cells that can show the paper's bend: half of them
-MAX_HOLES = 500  # examined holes in the print: a board has 81, and every pair of holes is compared
-MAX_OUTLINES = 6  # examined outlines: of the largest pieces of print, and of paper
+MIN_BOARD = 1 / 8  # least side of a board, of the photo's longer side: smaller cells have too few pixels
+MIN_CELLS = 8  # least cells in rows and columns: fewer may be aligned by chance
+MIN_BENT_CELLS = 40  # least cells that show the paper's bend: half of a board
+MAX_HOLES = 500  # most holes of the print that are compared, in pairs: a board has 81
+MAX_OUTLINES = 6  # most outlines, of the largest pieces of print and of paper
 
 
 def ink_masks(grey: np.ndarray) -> Iterator[np.ndarray]:
@@ -94,7 +94,7 @@ def lattices(stats: np.ndarray, photo_side: int) -> list[Board]:
     """
     x, y, width, height, area = stats[1:].T.astype(np.float32)
     small, large = np.minimum(width, height), np.maximum(width, height)
-    fits = (small > MIN_BOARD * photo_side / 13) & (large < photo_side / 3)  # a cell less its lines; a box
+    fits = (small > MIN_BOARD * photo_side / 13) & (large < photo_side / 3)  # from a cell without its lines to a box
     fits &= (large < 2.2 * small) & (area > 0.3 * width * height)  # a turned square fills half of its upright box
     chosen = np.flatnonzero(fits)[:MAX_HOLES]
     width, height = width[chosen], height[chosen]
@@ -174,7 +174,7 @@ def number_cells(centres: np.ndarray, near: np.ndarray) -> dict[int, tuple[int, 
     away = centres[None] - centres[:, None]
     nearest = np.where(near, distances(centres), np.inf).argmin(axis=1)
     step = away[np.arange(len(centres)), nearest]
-    turn = np.angle(np.exp(4j * np.arctan2(step[:, 1], step[:, 0])).mean()) / 4  # of the rows, within 45 degrees
+    turn = np.angle(np.exp(4j * np.arctan2(step[:, 1], step[:, 0])).mean()) / 4  # angle of the rows, within 45 degrees
     pitch = np.median(np.hypot(step[:, 0], step[:, 1]))
     along = away @ np.array([np.cos(turn), np.sin(turn)]) / pitch
     across = away @ np.array([-np.sin(turn), np.cos(turn)]) / pitch

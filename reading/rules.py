@@ -17,7 +17,7 @@ UNIT_CELLS = np.array([sorted(unit) for unit in UNITS])  # rows, columns, boxes:
 
 
 class Reason(NamedTuple):
-    """Why a reading is suspect, and the cells in question (0 to 80, row by row)."""
+    """A reason why a reading is suspect, and its cells (0 to 80, row by row)."""
 
     text: str
     cells: tuple[int, ...] = ()

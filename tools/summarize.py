@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Print and write the summary of a run: one line from each JSON report, and where the files are.
+"""Print and write the summary of a run: one line from each JSON report, and the paths of its files.
 
 Exits with 1 if a report has no summary, as when its disk was full: a run without a verdict has not passed.
 """
@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line; only --out is written."""
     parser = argument_parser(__doc__)
     parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT", help="parity.json, evaluation.json")
-    parser.add_argument("--files", type=Path, nargs="*", default=[], metavar="FILE", help="files to name")
+    parser.add_argument("--files", type=Path, nargs="*", default=[], metavar="FILE", help="files to print the paths of")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="text file to write")
     return parser.parse_args()
 
