@@ -137,5 +137,5 @@ def test_a_failed_command_raises_with_its_errors():
 
 def test_a_work_folder_that_make_cannot_take_is_refused(tmp_path):
     result = run(sys.executable, ROOT / "tools/arm_check.py", "emulate", "--work", "a folder", cwd=tmp_path)
-    assert result.code == 2 and "--work: make takes no folder" in result.err and result.err.count("\n") == 1
+    assert result.code == 2 and "--work: make cannot use a folder" in result.err and result.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
