@@ -109,7 +109,9 @@ def attribute(errors: dict[str, dict], result: dict, limits: Limits) -> list[str
     if exceeded["exported graph"]:
         failures.append(f"the exported graph differs from float64 PyTorch: {exceeded['exported graph']}")
     elif exceeded["optimized"]:
-        failures.append(f"ONNX Runtime's optimized graph differs from float64 PyTorch: {exceeded['optimized']}")
+        failures.append(
+            f"the result of ONNX Runtime's graph optimizer differs from float64 PyTorch: {exceeded['optimized']}"
+        )
     if not failures and (total := limits.failures(result)):
         failures.append(f"rounding in PyTorch and ONNX Runtime adds up: {total}")
     return failures
