@@ -83,11 +83,11 @@ def test_training_killed_at_random_moments_ends_in_the_same_weights(built, unint
         while code != 0:
             last = kills >= request.config.getoption("--kills")
             after = 10 * printed if last else int(rng.integers(printed // 4, printed)) if kills else printed * 3 // 4
-            code, told = stop_after(start("03_Training.py", *options(built, out)), after, signal.SIGKILL)
-            assert code in (0, -signal.SIGKILL) and "Traceback" not in told, told
+            code, printed = stop_after(start("03_Training.py", *options(built, out)), after, signal.SIGKILL)
+            assert code in (0, -signal.SIGKILL) and "Traceback" not in printed, printed
             kills += code != 0
-            resumed += "continues after epoch" in told
-            assert "from the beginning" not in told
+            resumed += "continues after epoch" in printed
+            assert "from the beginning" not in printed
         assert (out / "digitnet_best.pth").read_bytes() == weights
         assert sorted(path.name for path in out.iterdir()) == ["digitnet_best.pth", "training.json"]
     assert resumed
@@ -97,9 +97,9 @@ def test_training_killed_at_random_moments_ends_in_the_same_weights(built, unint
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_training_that_is_asked_to_stop_says_how_to_continue_and_does(built, uninterrupted, tmp_path, number):
     weights, _ = uninterrupted
-    code, told = stop_after(start("03_Training.py", *options(built, tmp_path)), 0, number, b"epoch 2/")
-    assert code == 128 + number and "Traceback" not in told
-    assert "The same command continues after the last whole epoch" in told
+    code, printed = stop_after(start("03_Training.py", *options(built, tmp_path)), 0, number, b"epoch 2/")
+    assert code == 128 + number and "Traceback" not in printed
+    assert "The same command continues after the last whole epoch" in printed
     result = script("03_Training.py", *options(built, tmp_path))
     assert result.code == 0 and "continues after epoch 1" in result.out
     assert (tmp_path / "digitnet_best.pth").read_bytes() == weights
