@@ -4,21 +4,20 @@
     load_photo -> find_board -> straighten_page -> read_board
     grey pixels   the corners   a square           digits, and a verdict: verified, suspect, or not found
 
-The parts are in reading/: candidate places (proposals.py), likeness to a grid (grid.py), size and darkness of the ink
-(ink.py), the rules of Sudoku (rules.py).
+The parts lie in reading/: where a board may be (proposals.py), what a grid looks like (grid.py), what the ink says
+(ink.py), what the network says (cells.py), and what the rules of Sudoku say (rules.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
-from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, cut_cells, normalize, rectangle
-from digitnet_onnx import check_signature, run_logits, softmax
-from pages.puzzles import SearchLimitError
+from digitnet_data import BLANK, rectangle
+from digitnet_onnx import check_signature, softmax
+from reading.cells import crop_margins, possible_readings, raise_contrast, read_upright, turn_likelihoods
 from reading.grid import (
     BORDER,
     SCORE_CELL,
@@ -32,9 +31,9 @@ from reading.grid import (
     pull_corners,
     straighten,
 )
-from reading.ink import CELL, Ink, darkness_and_light, measure_ink
+from reading.ink import CELL, darkness_and_light, measure_ink
 from reading.proposals import ink_masks, propose
-from reading.rules import Reason, Rules, place_of, repeats
+from reading.rules import Reason, Rules, place_of
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -50,15 +49,8 @@ BENT = 0.02  # least gain in score by a bend
 LARGER = 1.5  # times the area at which another board replaces the one that scores best
 
 # --- reading -----------------------------------------------------------------------------------
-CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
-SMALL_DIGITS = 0.3  # of a cell: smaller digits are cropped more, until they are as large as in training
-USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
-MAX_CROP = 0.3
-DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
-MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
-POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
-TURN_GAP = 3.0  # least gap in log likelihood to the next best turn: 20 times as likely
-FAINT = 0.4  # of the contrast of the board's lines: a blank cell with fainter lines may have lost its digit
+TURN_GAP = 3.0  # how much likelier than every other the turn must be (natural logarithm): 20 times
+FAINT = 0.4  # of the contrast of the board's lines: where a blank cell's lines are fainter, a digit would be as well
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
 
@@ -158,16 +150,17 @@ def read_board(
     ink = measure_ink(page)
     page = raise_contrast(page, max(darkness, light))
     crop = crop_margins(ink.size) if crop_margin is None else (crop_margin,)
-    turn, gap = find_turn(session, page, ink, crop[len(crop) // 2])
-    page, ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
-
-    logits = read_logits(session, page, crop)
-    probabilities = softmax(logits.mean(axis=0))
     rules = Rules()
-    digits = choose_digits(rules, probabilities.argmax(axis=1), ink)
-    verdict = rules.judge(digits, probabilities, possible_readings(logits, probabilities, ink))
-    reasons = verdict.reasons + grid_doubts(whole, turn, digits)
-    if gap < TURN_GAP:
+    likely = turn_likelihoods(session, page, ink, crop[len(crop) // 2])
+    first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
+    cells = read_upright(session, rules, page, ink, crop, first)
+    if not cells.unique:  # odd digits may look more likely upside down; a wrong turn has no solution
+        other = read_upright(session, rules, page, ink, crop, second)
+        cells = other if other.unique else cells
+    turn, probabilities = cells.turn, softmax(cells.logits.mean(axis=0))
+    verdict = rules.judge(cells.digits, probabilities, possible_readings(cells.logits, probabilities, cells.ink))
+    reasons = verdict.reasons + grid_doubts(whole, turn, cells.digits)
+    if likely[turn] - np.delete(likely, turn).max() < TURN_GAP:
         reasons.append(Reason("it may be turned by another quarter"))
     return Reading(
         SUSPECT if reasons else VERIFIED,
@@ -176,7 +169,7 @@ def read_board(
         np.roll(photo_points(board, rectangle(0, 0, 9, 9)), -turn, axis=0),
         90 * turn,
         inverted,
-        digits,
+        cells.digits,
         probabilities,
         verdict.solution,
         verdict.proposal,
@@ -194,81 +187,6 @@ def straighten_page(photo: np.ndarray, board: Board) -> np.ndarray:
         board = board._replace(corners=board.corners - low.astype(np.float32))
         photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return straighten(photo, board.scaled(scale), CELL, BORDER)
-
-
-def raise_contrast(page: np.ndarray, darkness: float) -> np.ndarray:
-    """Stretch a page whose digits are less dark than any in training, around the level of its paper."""
-    gain = min(DARK_ENOUGH / max(darkness, 1), MAX_GAIN)
-    paper = float(np.median(page))
-    return np.clip(paper + gain * (page - paper), 0, 255).astype(np.uint8) if gain > 1 else page
-
-
-def crop_margins(digit_size: float) -> tuple[float, ...]:
-    """Return the crop margins that show digits as large as in training; `digit_size` is in cells."""
-    if not 0 < digit_size < SMALL_DIGITS:
-        return CROP
-    middle = min(MAX_CROP, (1 - digit_size / USUAL_DIGITS) / 2)
-    return tuple(middle + margin - CROP[1] for margin in CROP)
-
-
-def read_logits(session: onnxruntime.InferenceSession, page: np.ndarray, crop: tuple[float, ...]) -> np.ndarray:
-    """Read the cells of a straightened board at each crop margin; float32 [margins, 81, 10]."""
-    cells = np.concatenate([cut_cells(page, margin) for margin in crop])
-    return run_logits(session, normalize(cells[:, None])).reshape(len(crop), 81, 10)
-
-
-def find_turn(
-    session: onnxruntime.InferenceSession, page: np.ndarray, ink: Ink, crop_margin: float
-) -> tuple[int, float]:
-    """Return how many quarter turns counterclockwise set a board upright, and by how much that turn is likelier.
-
-    The likelihood is the log probability of the best digits, where there is ink of a digit's size, less one for each
-    repeated digit. The second value is the gap to the next best turn.
-    """
-    cells = cut_cells(page, crop_margin).reshape(9, 9, CELL_SIZE, CELL_SIZE)
-    turned = np.stack([np.rot90(np.rot90(cells, turn), turn, axes=(2, 3)) for turn in range(4)])
-    probabilities = softmax(run_logits(session, normalize(turned.reshape(-1, 1, CELL_SIZE, CELL_SIZE))))
-    counted = np.stack([ink.turned(turn).digit_sized for turn in range(4)])
-    guesses = (1 + probabilities[:, 1:].argmax(axis=1)).reshape(4, 81) * counted
-    likely = (np.log(probabilities[:, 1:].max(axis=1)).reshape(4, 81) * counted).sum(axis=1)
-    likely -= [np.count_nonzero(repeats(guess)) for guess in guesses]
-    turn = int(likely.argmax())  # the first, upright, wins ties
-    return turn, float(likely[turn] - np.delete(likely, turn).max())
-
-
-def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> np.ndarray:
-    """Return the digits, int [81]; cells whose ink cannot be a digit (ghosts, texture, pencil marks) become blank.
-
-    The ink may be wrong, as with a pale print: so return the first reading, with or without this rule, that has one
-    solution.
-    """
-    digits = np.where(ink.digit_sized, guesses, BLANK)
-    unmarked = np.where(ink.beside, BLANK, digits)
-    with contextlib.suppress(SearchLimitError):  # undecided: Rules.judge reports it
-        for reading in (digits, unmarked, guesses):
-            if rules.is_unique(reading):
-                return reading
-    return unmarked
-
-
-def possible_readings(logits: np.ndarray, probabilities: np.ndarray, ink: Ink) -> list[set[int]]:
-    """List the classes that each cell may hold: likely ones, the best at any crop margin, and those the ink allows.
-
-    A cell that reads as blank and has no ink of a digit's size is blank.
-    """
-    guesses = probabilities.argmax(axis=1)
-    possible = []
-    for cell in range(81):
-        classes = set(np.flatnonzero(probabilities[cell] > POSSIBLE).tolist())
-        classes |= set(logits[:, cell].argmax(axis=1).tolist())
-        if guesses[cell] != BLANK:
-            classes |= {BLANK} if ink.beside[cell] or not ink.digit_sized[cell] else set()
-        elif ink.digit_sized[cell]:
-            classes |= set() if ink.beside[cell] else {int(probabilities[cell, 1:].argmax()) + 1}
-        elif probabilities[cell, BLANK] > CONFIDENCE_THRESHOLD:
-            classes = {BLANK}
-        possible.append(classes)
-    return possible
 
 
 def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:

@@ -1,2 +1,1 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Find a board in a photo and judge its reading, by proposals, likeness to a grid, ink and the rules of Sudoku."""
+"""Find a board in a photo and judge what is read: proposals, the look of a grid, ink, cells, the rules of Sudoku."""

@@ -1,0 +1,123 @@
+"""What the network says of a straightened board's cells: which way is up, which digits they hold, and may hold."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, cut_cells, normalize
+from digitnet_onnx import run_logits, softmax
+from pages.puzzles import SearchLimitError
+from reading.ink import Ink
+from reading.rules import Rules, repeats
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
+SMALL_DIGITS = 0.3  # of a cell: where digits are smaller, more is cropped, until they are as large as in training
+USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
+MAX_CROP = 0.3
+DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: where digits are paler, contrast is raised
+MAX_GAIN = 5.0  # contrast is raised by this at most, for screens with 20 grey levels between digits and cells
+POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
+
+
+class Cells(NamedTuple):
+    """How the cells of a board read after a turn."""
+
+    turn: int  # quarter turns counterclockwise
+    ink: Ink
+    logits: np.ndarray  # float32 [margins, 81, 10]
+    digits: np.ndarray  # int64 [81]
+    unique: bool  # the digits have exactly one solution
+
+
+def raise_contrast(page: np.ndarray, darkness: float) -> np.ndarray:
+    """Stretch a page whose digits are less dark than any in training, around the level of its paper."""
+    gain = min(DARK_ENOUGH / max(darkness, 1), MAX_GAIN)
+    paper = float(np.median(page))
+    return np.clip(paper + gain * (page - paper), 0, 255).astype(np.uint8) if gain > 1 else page
+
+
+def crop_margins(digit_size: float) -> tuple[float, ...]:
+    """Return the crop margins that show digits as large as in training; `digit_size` is in cells."""
+    if not 0 < digit_size < SMALL_DIGITS:
+        return CROP
+    middle = min(MAX_CROP, (1 - digit_size / USUAL_DIGITS) / 2)
+    return tuple(middle + margin - CROP[1] for margin in CROP)
+
+
+def read_logits(session: onnxruntime.InferenceSession, page: np.ndarray, crop: tuple[float, ...]) -> np.ndarray:
+    """Read the cells of a straightened board at each crop margin; float32 [margins, 81, 10]."""
+    cells = np.concatenate([cut_cells(page, margin) for margin in crop])
+    return run_logits(session, normalize(cells[:, None])).reshape(len(crop), 81, 10)
+
+
+def turn_likelihoods(
+    session: onnxruntime.InferenceSession, page: np.ndarray, ink: Ink, crop_margin: float
+) -> np.ndarray:
+    """Say how likely each number of quarter turns counterclockwise sets a board upright; float [4].
+
+    It is the logarithm of the probability of the best digits, where there is ink of a digit's size, less one for each
+    digit repeated.
+    """
+    cells = cut_cells(page, crop_margin).reshape(9, 9, CELL_SIZE, CELL_SIZE)
+    turned = np.stack([np.rot90(np.rot90(cells, turn), turn, axes=(2, 3)) for turn in range(4)])
+    probabilities = softmax(run_logits(session, normalize(turned.reshape(-1, 1, CELL_SIZE, CELL_SIZE))))
+    counted = np.stack([ink.turned(turn).digit_sized for turn in range(4)])
+    guesses = (1 + probabilities[:, 1:].argmax(axis=1)).reshape(4, 81) * counted
+    likely = (np.log(probabilities[:, 1:].max(axis=1)).reshape(4, 81) * counted).sum(axis=1)
+    return likely - [np.count_nonzero(repeats(guess)) for guess in guesses]
+
+
+def read_upright(
+    session: onnxruntime.InferenceSession,
+    rules: Rules,
+    page: np.ndarray,
+    ink: Ink,
+    crop: tuple[float, ...],
+    turn: int,
+) -> Cells:
+    """Read a straightened board after `turn` quarter turns counterclockwise, at each crop margin."""
+    ink = ink.turned(turn)
+    logits = read_logits(session, np.ascontiguousarray(np.rot90(page, turn)), crop)
+    guesses = softmax(logits.mean(axis=0)).argmax(axis=1)
+    return Cells(turn, ink, logits, *choose_digits(rules, guesses, ink))
+
+
+def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarray, bool]:
+    """Take what cannot be a digit by its ink as blank: ghosts of the reverse page, texture, pencil marks; int [81].
+
+    The ink may be wrong, as with a pale print: of the readings with and without it, the first with one solution stands.
+    Says whether it has one.
+    """
+    digits = np.where(ink.digit_sized, guesses, BLANK)
+    unmarked = np.where(ink.beside, BLANK, digits)
+    with contextlib.suppress(SearchLimitError):  # undecided: the judge says so
+        for reading in (digits, unmarked, guesses):
+            if rules.is_unique(reading):
+                return reading, True
+    return unmarked, False
+
+
+def possible_readings(logits: np.ndarray, probabilities: np.ndarray, ink: Ink) -> list[set[int]]:
+    """List the classes that each cell may hold: the likely ones, one that any crop shows, and what the ink says.
+
+    A cell that reads as blank and has no ink of a digit's size is blank.
+    """
+    guesses = probabilities.argmax(axis=1)
+    possible = []
+    for cell in range(81):
+        classes = set(np.flatnonzero(probabilities[cell] > POSSIBLE).tolist())
+        classes |= set(logits[:, cell].argmax(axis=1).tolist())
+        if guesses[cell] != BLANK:
+            classes |= {BLANK} if ink.beside[cell] or not ink.digit_sized[cell] else set()
+        elif ink.digit_sized[cell]:
+            classes |= set() if ink.beside[cell] else {int(probabilities[cell, 1:].argmax()) + 1}
+        elif probabilities[cell, BLANK] > CONFIDENCE_THRESHOLD:
+            classes = {BLANK}
+        possible.append(classes)
+    return possible
