@@ -7,6 +7,7 @@ chapter    images per second, the tutorial's way and ours in turn               
 seeds      03_Training.py with three seeds: time to 0.9928, errors after all epochs    1 per seed
 scripts    seconds and peak memory of each script; loading with and without file cache 3, median; long ones once
 inference  a board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch      many calls in 3 rounds, median
+photo      photos of 1,000 pixels and of 12 megapixels, in process, one thread; command  8 of each, median; 5
 processes  threads in one process against processes under torchrun                     1 each
 
 Measures every part unless --parts names some. Other work on the machine spoils the figures. Adds to bench.json in
@@ -27,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from digitnet_cli import argument_parser, describe_run, non_negative_int, run_script, start_script, write_json
 
-PARTS = ("chapter", "seeds", "scripts", "inference", "processes")
+PARTS = ("chapter", "seeds", "scripts", "inference", "photo", "processes")
 QUICK = ("chapter", "inference")
 
 
@@ -55,6 +56,7 @@ if __name__ == "__main__":
 
 from inference import bench_inference
 from measure import CHAPTER_EPOCHS, TARGET, plural, run_measured, table, train_measured
+from photo import bench_photo
 from training import bench_chapter, bench_processes, bench_seeds
 
 
@@ -104,6 +106,7 @@ def measure_part(part: str, run: dict, report: Path, args: argparse.Namespace) -
         "seeds": bench_seeds,
         "scripts": bench_scripts,
         "inference": bench_inference,
+        "photo": bench_photo,
         "processes": bench_processes,
     }[part]
     start = time.perf_counter()

@@ -23,17 +23,18 @@ def seeds(*seconds):
 def test_a_part_is_measured_and_added_to_the_report(built, tmp_path):
     earlier = {"chapter": {"results": CHAPTER}, "seeds": {"results": seeds(9.0)}}
     (tmp_path / "bench.json").write_text(json.dumps(earlier))
-    options = ("--parts", "inference", "--quick", "--data", built.data, "--out", tmp_path)
+    options = ("--parts", "inference", "photo", "--quick", "--data", built.data, "--out", tmp_path)
     result = script("bench/bench.py", *options, cwd=tmp_path)
     assert result.code == 0, result.err
 
     report = json.loads((tmp_path / "bench.json").read_text())
-    inference = report.pop("inference")
+    inference, photo = report.pop("inference"), report.pop("photo")
     assert report == earlier
     assert inference["quick"] and inference["run"]["cpus"] == available_cpus()
     for way, figures in inference["results"].items():
         assert all(value > 0 for value in figures.values()), way
         assert any(line.startswith(f"| {way} |") for line in result.out.splitlines())
+    assert len(photo["results"]) == 4 and all(min(seconds) > 0 for seconds in photo["results"].values())
     assert "times as long" not in result.out  # chapter and seeds are of another call
 
 

@@ -1,0 +1,57 @@
+"""How fast photos are read: drawn ones of two sizes in process, with one thread, and one by the whole command."""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from measure import ROOT, median_time, run_measured, table
+
+from digitnet_board import VERIFIED, read_board
+from digitnet_data import load_photo
+from digitnet_onnx import open_session
+from pages.camera import draw_photos
+from pages.newspaper import text_bank
+
+MODEL = ROOT / "pretrained/sudoku_digitnet_photo.onnx"
+SIZES = {"1,000 pixels": (1000, 750), "12 megapixels": (4000, 3000)}  # height, width
+PHOTOS = 8  # of each size
+
+
+def draw_page(view: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Lay the photo of a board, uint8 [S, S], on a page of text, uint8 [height, width]."""
+    text = text_bank(0)
+    size = min(text.shape[0] / height, text.shape[1] / width)
+    text = text[: int(size * height), : int(size * width)]
+    page = np.percentile(view, 90) * cv2.resize(1 - 0.8 * text, (width, height), interpolation=cv2.INTER_CUBIC)
+    side = width - width // 20
+    top, left = (height - side) // 3, (width - side) // 2
+    page[top : top + side, left : left + side] = cv2.resize(view, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.clip(page, 0, 255).astype(np.uint8)
+
+
+def bench_photo(args: argparse.Namespace) -> dict:
+    """Measure seconds per photo, from its JPEG file to the verdict, and of 06_ReadBoard.py with a verified one."""
+    cv2.setNumThreads(1)
+    session = open_session(MODEL, threads=1)
+    folder = args.out / "photos"
+    folder.mkdir(exist_ok=True)
+    results, rows, command = {}, [], []
+    for name, (height, width) in SIZES.items():
+        paths: list[Path] = []
+        for number, (_, photo) in enumerate(draw_photos(2 if args.quick else PHOTOS)):
+            paths.append(folder / f"{height}_{number}.jpg")
+            cv2.imwrite(str(paths[-1]), draw_page(photo.view, height, width))
+        readings = [read_board(session, load_photo(path)) for path in paths]
+        seconds = [median_time(lambda path=path: read_board(session, load_photo(path)), 0) for path in paths]
+        results[name] = seconds
+        rows.append([f"{name}, in process", statistics.median(seconds), max(seconds), len(seconds)])
+        verified = [path for path, reading in zip(paths, readings, strict=True) if reading.verdict == VERIFIED]
+        if verified:
+            command = [run_measured(sys.executable, "06_ReadBoard.py", verified[0])["seconds"] for _ in range(5)]
+            results[f"{name}, command"] = command
+            rows.append([f"{name}, 06_ReadBoard.py", statistics.median(command), max(command), len(command)])
+    table("Reading photos", ["", "s, median", "s, most", "photos or runs"], rows)
+    return results
