@@ -10,12 +10,26 @@ import numpy as np
 
 from digitnet_data import rectangle
 
-BORDER = 1  # cells around the board that are examined with it
-SCORE_CELL = 16  # pixels per cell for scoring: enough to distinguish a line from a digit
-PULL_CELL = 28  # pixels per cell for measuring lines
-DEGREE = 3  # of the polynomials in x and y that describe bent paper: enough for a page that bends back at its fold
-MIN_CLEAR = 0.3  # least clearness of a crossing that pulls a corner, 0 to 1
-MIN_CROSSINGS = 20  # of the 100: with fewer, the corners stay
+BORDER = 1  # cells around the board that are looked at, too
+LEAST_CONTRAST = 2.0  # grey levels by which a line is darker than noise-free paper
+# --- the score of a place
+SCORE_CELL = 16  # pixels of a cell where a place is scored: enough to tell a line from a digit
+EDGE_SEEN = 0.4, 0.8  # of an edge's middle: a digit's stroke is shorter than the first; the second is a whole edge
+BOX_INK = 0.1  # for more ink in the lines of boxes: it decides between places a cell apart, and no more
+LINES_GO_ON = 0.2  # less for the side whose lines go on most: text or another board may touch one side
+LINES_GO_ON_TWICE = 0.3  # less for the next one: at two sides it is a part of a larger grid
+WEAKEST_LINE = 2.0  # times the part of the least line that is there: a line may be half covered, but not missing
+# --- pulling
+PULL_CELL = 28  # pixels of a cell where lines are measured
+REACH = 0.42  # of a cell: how far a line is looked for; from half a cell on, it is another line
+LINE_LENGTH = 1.2  # cells along which a line is measured: from the middle of an edge to that of the next
+NEARER = 0.3  # less for a line as far off as REACH: of two equal lines the nearer is taken
+MOVES = 5  # of the corners, at most
+STILL = 0.01  # cells: corners that move by less are at their place
+DEGREE = 3  # of the polynomials in x and y that describe bent paper: a page bends one way, or the other at its fold
+MIN_CLEAR = 0.3  # how clear a crossing must be to pull a corner, 0 to 1
+MIN_CLEAR_BEND = 0.1  # and to bend lines, where each counts by how much clearer it is
+MIN_CROSSINGS = 20  # of the 100: with fewer the corners stay
 TRIES = 200  # of RANSAC: with half of the points wrong, one of 16 tries is right
 INLIER = 0.12  # largest error of an inlier crossing, in cells: as on bent paper
 LOOSE = 0.08  # distance from a smooth bend, in cells, at which a point counts half
@@ -113,8 +127,8 @@ class Pyramid:
 
     @staticmethod
     def contrast_of(grey: np.ndarray) -> float:
-        """Return the least contrast of a line, in grey levels; it is small because many pixels are averaged."""
-        return 2 + noise_of(grey)
+        """The least contrast of a line in a photo, in grey levels; little, for many pixels are averaged."""
+        return LEAST_CONTRAST + noise_of(grey)
 
     def straighten(self, board: Board, cell: int, beyond: int = cv2.BORDER_REPLICATE) -> np.ndarray:
         """Straighten the board and its border from the level where its cells are one to two times `cell`."""
@@ -152,7 +166,7 @@ def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarra
         along = cv2.blur(cv2.convertScaleAbs(depth, alpha=255 / contrast), (1, 3 * cell // 4))  # less the edge's ends
         along = cv2.dilate(along, np.ones((1, 4), np.uint8), anchor=(2, 0))  # a pixel or two off its place
         rows = along[cell // 2 + cell * np.arange(11)].astype(np.float32) / 255
-        rows = ((rows - 0.4) / 0.4).clip(0, 1)  # a digit's stroke is shorter than an edge
+        rows = ((rows - EDGE_SEEN[0]) / (EDGE_SEEN[1] - EDGE_SEEN[0])).clip(0, 1)
         lines.append(rows[:, cell * (BORDER + np.arange(10))])
         offsets = [int(part * cell) for part in (0.3, 0.5, 0.7)]
         between.append(sum(rows[:, cell * (BORDER + np.arange(9)) + offset] for offset in offsets) / 3)
@@ -184,25 +198,25 @@ def grid_score(photo: Pyramid, board: Board) -> float:
     boxes, others = ink[:, [3, 6]].mean(), ink[:, [1, 2, 4, 5, 7, 8]].mean()
     hint = (boxes - others) / max(boxes + others, 1)
     lines, between = lines[:, 1:-1], between[:, 1:-1]
-    whole = lines.mean() - between.mean() + 0.1 * hint - 0.2 * most - 0.3 * second
-    return float(min(whole, 2 * lines.mean(axis=2).min()))
+    whole = lines.mean() - between.mean() + BOX_INK * hint - LINES_GO_ON * most - LINES_GO_ON_TWICE * second
+    return float(min(whole, WEAKEST_LINE * lines.mean(axis=2).min()))
 
 
 # --- pulling -----------------------------------------------------------------------------------
 
 
 def crossings(photo: Pyramid, board: Board) -> tuple[np.ndarray, np.ndarray]:
-    """Measure the offsets of the 100 crossings in cells, float32 [100, 2], and how clear each is, [100]."""
-    cell, reach = PULL_CELL, int(0.42 * PULL_CELL)  # less than half a cell: beyond, it is another line
+    """Measure how far the 100 crossings are off, float32 [100, 2] in cells, and how clear each is, [100]."""
+    cell, reach = PULL_CELL, int(REACH * PULL_CELL)
     patch = photo.straighten(board, cell)
     shifts = np.arange(-reach, reach + 1)
     at = cell * (BORDER + np.arange(10))
     offsets, clear = [], []
     for image in (patch, np.ascontiguousarray(patch.T)):
         along = cv2.convertScaleAbs(line_depth(image, cell), alpha=255 / (2 * photo.contrast))
-        along = cv2.blur(along, (1, int(1.2 * cell)))
+        along = cv2.blur(along, (1, int(LINE_LENGTH * cell)))
         along = cv2.GaussianBlur(along, (3, 1), 0).astype(np.float32) / 255
-        seen = along[at[:, None, None], at[None, :, None] + shifts] * (1 - 0.3 * np.abs(shifts) / reach)
+        seen = along[at[:, None, None], at[None, :, None] + shifts] * (1 - NEARER * np.abs(shifts) / reach)
         best = seen.argmax(axis=2).clip(1, len(shifts) - 2)
         before, peak, after = (np.take_along_axis(seen, (best + d)[..., None], 2)[..., 0] for d in (-1, 0, 1))
         part = 0.5 * (before - after) / np.minimum(before - 2 * peak + after, -1e-4)  # the parabola's top
@@ -215,7 +229,7 @@ def crossings(photo: Pyramid, board: Board) -> tuple[np.ndarray, np.ndarray]:
 def pull_corners(photo: Pyramid, board: Board) -> Board:
     """Move a board's corners until its lines are at ninths; RANSAC ignores crossings near a corner that is far off."""
     square = rectangle(0, 0, 9, 9)
-    for _ in range(5):
+    for _ in range(MOVES):
         offset, clear = crossings(photo, board)
         good = clear > MIN_CLEAR
         if good.sum() < MIN_CROSSINGS:
@@ -231,7 +245,7 @@ def pull_corners(photo: Pyramid, board: Board) -> Board:
             break
         change = np.abs(corners - board.corners).max()
         board = board._replace(corners=corners)
-        if change < 0.01 * board.cell:
+        if change < STILL * board.cell:
             break
     return board
 
@@ -254,5 +268,5 @@ def bend_lines(photo: Pyramid, board: Board) -> Board:
         offset, clear = crossings(photo, board)
         if board.bend is not None:
             offset = offset + bend_at(board.bend, CROSSINGS)
-        board = fit_bend(board, CROSSINGS, offset, np.clip(clear - 0.1, 0, 1))
+        board = fit_bend(board, CROSSINGS, offset, np.clip(clear - MIN_CLEAR_BEND, 0, 1))
     return board
