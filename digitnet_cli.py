@@ -28,7 +28,6 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -295,7 +294,9 @@ def sha256(path: Path | str) -> str:
 
 
 def describe_run() -> dict:
-    """Return date, machine, CPU cores, versions and command of this run, for the JSON reports."""
+    """Return where and when this ran, for the JSON reports: date, machine, CPU cores, versions, command."""
+    from importlib import metadata  # here: not every script needs it, and it is slow to import
+
     packages = ["torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "opencv-python-headless"]
     versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     return {
