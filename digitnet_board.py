@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from digitnet_data import BLANK, rectangle
-from digitnet_onnx import check_signature, softmax
+from digitnet_onnx import check_signature
 from reading.cells import crop_margins, possible_readings, raise_contrast, read_upright, turn_likelihoods
 from reading.grid import (
     BORDER,
@@ -157,8 +157,8 @@ def read_board(
     if not cells.unique:  # odd digits may look more likely upside down; a wrong turn has no solution
         other = read_upright(session, rules, page, ink, crop, second)
         cells = other if other.unique else cells
-    turn, probabilities = cells.turn, softmax(cells.logits.mean(axis=0))
-    verdict = rules.judge(cells.digits, probabilities, possible_readings(cells.logits, probabilities, cells.ink))
+    turn, probabilities = cells.turn, cells.probabilities
+    verdict = rules.judge(cells.digits, probabilities, possible_readings(cells))
     reasons = verdict.reasons + grid_doubts(whole, turn, cells.digits)
     if likely[turn] - np.delete(likely, turn).max() < TURN_GAP:
         reasons.append(Reason("it may be turned by another quarter"))

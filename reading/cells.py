@@ -22,6 +22,7 @@ USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
 MAX_CROP = 0.3
 DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: where digits are paler, contrast is raised
 MAX_GAIN = 5.0  # contrast is raised by this at most, for screens with 20 grey levels between digits and cells
+BLEACHED_GAIN = 4.0  # more contrast shows what a light has left of a digit in a cell that reads as blank
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
 
 
@@ -31,8 +32,14 @@ class Cells(NamedTuple):
     turn: int  # quarter turns counterclockwise
     ink: Ink
     logits: np.ndarray  # float32 [margins, 81, 10]
+    bleached: np.ndarray  # int64 [81]: the likeliest class with more contrast
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of each class; float32 [81, 10]."""
+        return softmax(self.logits.mean(axis=0))
 
 
 def raise_contrast(page: np.ndarray, darkness: float) -> np.ndarray:
@@ -54,6 +61,14 @@ def read_logits(session: onnxruntime.InferenceSession, page: np.ndarray, crop: t
     """Read the cells of a straightened board at each crop margin; float32 [margins, 81, 10]."""
     cells = np.concatenate([cut_cells(page, margin) for margin in crop])
     return run_logits(session, normalize(cells[:, None])).reshape(len(crop), 81, 10)
+
+
+def read_bleached(session: onnxruntime.InferenceSession, page: np.ndarray, crop_margin: float) -> np.ndarray:
+    """Read a straightened board with BLEACHED_GAIN times the contrast: the likeliest class of each cell, int64 [81]."""
+    cells = cut_cells(page, crop_margin).astype(np.float32)
+    paper = np.percentile(cells, 60, axis=(1, 2), keepdims=True)
+    raised = np.clip(paper + BLEACHED_GAIN * (cells - paper), 0, 255)
+    return run_logits(session, normalize(raised[:, None])).argmax(axis=1)
 
 
 def turn_likelihoods(
@@ -82,10 +97,10 @@ def read_upright(
     turn: int,
 ) -> Cells:
     """Read a straightened board after `turn` quarter turns counterclockwise, at each crop margin."""
-    ink = ink.turned(turn)
-    logits = read_logits(session, np.ascontiguousarray(np.rot90(page, turn)), crop)
-    guesses = softmax(logits.mean(axis=0)).argmax(axis=1)
-    return Cells(turn, ink, logits, *choose_digits(rules, guesses, ink))
+    page, ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
+    logits = read_logits(session, page, crop)
+    bleached = read_bleached(session, page, crop[len(crop) // 2])
+    return Cells(turn, ink, logits, bleached, *choose_digits(rules, logits.mean(axis=0).argmax(axis=1), ink))
 
 
 def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarray, bool]:
@@ -103,21 +118,24 @@ def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarr
     return unmarked, False
 
 
-def possible_readings(logits: np.ndarray, probabilities: np.ndarray, ink: Ink) -> list[set[int]]:
+def possible_readings(cells: Cells) -> list[set[int]]:
     """List the classes that each cell may hold: the likely ones, one that any crop shows, and what the ink says.
 
-    A cell that reads as blank and has no ink of a digit's size is blank.
+    A cell that reads as blank and has no ink of a digit's size is blank, unless more contrast shows a digit.
     """
+    ink, probabilities = cells.ink, cells.probabilities
     guesses = probabilities.argmax(axis=1)
     possible = []
     for cell in range(81):
         classes = set(np.flatnonzero(probabilities[cell] > POSSIBLE).tolist())
-        classes |= set(logits[:, cell].argmax(axis=1).tolist())
+        classes |= set(cells.logits[:, cell].argmax(axis=1).tolist())
         if guesses[cell] != BLANK:
             classes |= {BLANK} if ink.beside[cell] or not ink.digit_sized[cell] else set()
         elif ink.digit_sized[cell]:
             classes |= set() if ink.beside[cell] else {int(probabilities[cell, 1:].argmax()) + 1}
         elif probabilities[cell, BLANK] > CONFIDENCE_THRESHOLD:
             classes = {BLANK}
+        if cells.digits[cell] == BLANK:
+            classes.add(int(cells.bleached[cell]))
         possible.append(classes)
     return possible
