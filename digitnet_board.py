@@ -17,7 +17,7 @@ import numpy as np
 
 from digitnet_data import BLANK, rectangle
 from digitnet_onnx import check_signature
-from reading.cells import crop_margins, possible_readings, raise_contrast, read_upright, turn_likelihoods
+from reading.cells import crop_margins, ink_doubts, possible_readings, raise_contrast, read_cells
 from reading.grid import (
     BORDER,
     SCORE_CELL,
@@ -151,16 +151,11 @@ def read_board(
     page = raise_contrast(page, max(darkness, light))
     crop = crop_margins(ink.size) if crop_margin is None else (crop_margin,)
     rules = Rules()
-    likely = turn_likelihoods(session, page, ink, crop[len(crop) // 2])
-    first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
-    cells = read_upright(session, rules, page, ink, crop, first)
-    if not cells.unique:  # odd digits may look more likely upside down; a wrong turn has no solution
-        other = read_upright(session, rules, page, ink, crop, second)
-        cells = other if other.unique else cells
+    cells, gap = read_cells(session, rules, page, ink, crop)
     turn, probabilities = cells.turn, cells.probabilities
     verdict = rules.judge(cells.digits, probabilities, possible_readings(cells))
-    reasons = verdict.reasons + grid_doubts(whole, turn, cells.digits)
-    if likely[turn] - np.delete(likely, turn).max() < TURN_GAP:
+    reasons = verdict.reasons + ink_doubts(cells) + grid_doubts(whole, turn, cells.digits)
+    if gap < TURN_GAP:
         reasons.append(Reason("it may be turned by another quarter"))
     return Reading(
         SUSPECT if reasons else VERIFIED,

@@ -11,7 +11,7 @@ from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, cut_cells, nor
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
 from reading.ink import Ink
-from reading.rules import Rules, repeats
+from reading.rules import Reason, Rules, place_of, repeats
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -88,7 +88,24 @@ def turn_likelihoods(
     return likely - [np.count_nonzero(repeats(guess)) for guess in guesses]
 
 
-def read_upright(
+def read_cells(
+    session: onnxruntime.InferenceSession, rules: Rules, page: np.ndarray, ink: Ink, crop: tuple[float, ...]
+) -> tuple[Cells, float]:
+    """Read a straightened board turned upright; the second result is how much likelier its turn is than every other.
+
+    Where the likeliest turn leads to no solution, the second likeliest is taken if it does: the digits of some fonts
+    look likelier upside down, but a wrong turn has no solution.
+    """
+    likely = turn_likelihoods(session, page, ink, crop[len(crop) // 2])
+    first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
+    cells = read_turned(session, rules, page, ink, crop, first)
+    if not cells.unique:
+        other = read_turned(session, rules, page, ink, crop, second)
+        cells = other if other.unique else cells
+    return cells, float(likely[cells.turn] - np.delete(likely, cells.turn).max())
+
+
+def read_turned(
     session: onnxruntime.InferenceSession,
     rules: Rules,
     page: np.ndarray,
@@ -139,3 +156,11 @@ def possible_readings(cells: Cells) -> list[set[int]]:
             classes.add(int(cells.bleached[cell]))
         possible.append(classes)
     return possible
+
+
+def ink_doubts(cells: Cells) -> list[Reason]:
+    """Name the cells that are taken as blank, but hold ink or are not clearly blank: a digit may be damaged."""
+    unsure = cells.ink.inked | (cells.probabilities.max(axis=1) < CONFIDENCE_THRESHOLD)
+    found = tuple(np.flatnonzero((cells.digits == BLANK) & unsure).tolist())
+    places = " and ".join(map(place_of, found))
+    return [Reason(f"there is ink in what reads as blank: {places}", found)] if found else []

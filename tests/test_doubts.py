@@ -1,0 +1,86 @@
+"""A given that a light, a stroke or a wrong turn takes away leaves a board in doubt, if the rest has one solution."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from digitnet_board import SUSPECT, VERIFIED, read_board
+from digitnet_onnx import open_session
+from pages.puzzles import draw_puzzle
+from pages.tutorial import draw_page
+from reading import cells
+from reading.grid import Board
+from reading.rules import Rules
+
+STEP = 75  # pixels of a cell of the tutorial's page
+
+
+@pytest.fixture(scope="module")
+def session():
+    return open_session(ROOT / "pretrained" / "sudoku_digitnet_photo.onnx", threads=1)
+
+
+@pytest.fixture(scope="module")
+def print_of():
+    """A print, its board, its digits, and a cell whose digit the others do without."""
+    rng = np.random.default_rng(11)
+    while (puzzle := draw_puzzle(rng)).count("0") > 48:
+        pass
+    digits = np.array([int(digit) for digit in puzzle])
+    spare = next(cell for cell in np.flatnonzero(digits) if Rules().is_unique(digits, cell, 0))
+    page, corners = draw_page(puzzle, "Rubik")
+    return cv2.GaussianBlur(page, (3, 3), 0), Board(corners.astype(np.float32)), digits, int(spare)
+
+
+def inside(page, board, cell):
+    """The pixels of a cell, without its lines."""
+    x, y = np.rint(board.corners[0]).astype(int) + STEP * np.array([cell % 9, cell // 9])
+    return page[y + 8 : y + STEP - 8, x + 8 : x + STEP - 8]
+
+
+def test_a_whole_print_is_verified(session, print_of):
+    page, board, digits, _ = print_of
+    reading = read_board(session, page, board)
+    assert reading.verdict == VERIFIED and (reading.digits == digits).all()
+
+
+@pytest.mark.parametrize("left", [0.5, 0.25, 0.12])
+def test_a_bleached_digit_that_the_others_do_without_is_read_or_doubted(session, print_of, left):
+    page, board, digits, spare = print_of
+    page = page.copy()
+    cell = inside(page, board, spare)
+    paper = float(np.median(cell))
+    cell[:] = np.rint(paper + left * (cell - paper))
+    reading = read_board(session, page, board)
+    assert (reading.digits == digits).all() or reading.verdict == SUSPECT
+    if left < 0.2:
+        assert reading.digits[spare] == 0 and (spare,) in [reason.cells for reason in reading.reasons]
+
+
+@pytest.mark.parametrize("half", [np.s_[:30], np.s_[30:], np.s_[:, :30], np.s_[:, 30:]])
+def test_a_digit_of_which_half_is_lost_is_doubted(session, print_of, half):
+    page, board, digits, spare = print_of
+    page = page.copy()
+    cell = inside(page, board, spare)
+    cell[half] = np.median(cell)
+    reading = read_board(session, page, board)
+    assert (reading.digits == digits).all() or reading.verdict == SUSPECT
+
+
+def test_ink_in_what_reads_as_blank_is_named(session, print_of):
+    """A blot that is no digit: it may be what is left of one."""
+    page, board, digits, _ = print_of
+    page, blank = page.copy(), int(np.flatnonzero(digits == 0)[5])
+    cv2.circle(inside(page, board, blank), (29, 29), 8, 20, -1, cv2.LINE_AA)
+    reading = read_board(session, page, board)
+    assert (reading.digits == digits).all() and reading.verdict == SUSPECT
+    assert [reason.cells for reason in reading.reasons if "ink in what reads as blank" in reason.text] == [(blank,)]
+
+
+def test_the_turn_that_leads_to_a_solution_is_taken_though_another_looks_likelier(session, print_of, monkeypatch):
+    page, board, digits, _ = print_of
+    monkeypatch.setattr(cells, "turn_likelihoods", lambda *_: np.array([0.0, -90.0, 1.0, -90.0]))
+    reading = read_board(session, page, board)
+    assert reading.turn == 0 and (reading.digits == digits).all()
+    assert [reason.text for reason in reading.reasons] == ["it may be turned by another quarter"]
