@@ -11,6 +11,7 @@ from pages.puzzles import draw_puzzle
 from pages.tutorial import draw_page
 from reading import cells
 from reading.grid import Board
+from reading.ink import Ink
 from reading.rules import Rules
 
 STEP = 75  # pixels of a cell of the tutorial's page
@@ -84,3 +85,27 @@ def test_the_turn_that_leads_to_a_solution_is_taken_though_another_looks_likelie
     reading = read_board(session, page, board)
     assert reading.turn == 0 and (reading.digits == digits).all()
     assert [reason.text for reason in reading.reasons] == ["it may be turned by another quarter"]
+
+
+def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
+    shown = np.zeros(81, np.int64)
+    shown[7] = 4
+    nothing, none = np.zeros(81), np.zeros(81, bool)
+    logits = np.zeros((3, 81, 10), np.float32)
+    logits[..., 0] = 9
+    read = cells.Cells(0, Ink(nothing, nothing, 0.5, none, none), logits, shown, np.zeros(81, np.int64), True)
+    assert cells.possible_readings(read) == [{0, 4} if cell == 7 else {0} for cell in range(81)]
+    assert cells.ink_doubts(read) == []
+
+
+def test_more_contrast_is_around_the_paper_of_each_cell(session):
+    class Network:
+        def run(self, _, inputs):
+            self.cells = np.rint(127.5 + 127.5 * inputs["input"][:, 0])
+            return session.run(["logits"], inputs)
+
+    page, network = np.full((450, 450), 200, np.uint8), Network()
+    page[:50, :50], page[20:30, 20:30] = 100, 90
+    cells.read_bleached(network, page, 0.1)
+    assert network.cells[0, 0, 0] == 100 and network.cells[0, 14, 14] == 100 - 10 * cells.BLEACHED_GAIN
+    assert (network.cells[1:] == 200).all()
