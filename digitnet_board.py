@@ -4,8 +4,8 @@
     load_photo -> find_board -> straighten_page -> read_board
     grey pixels   the corners   a square           digits, and a verdict: verified, suspect, or not found
 
-The parts lie in reading/: where a board may be (proposals.py), what a grid looks like (grid.py), what the ink says
-(ink.py), what the network says (cells.py), and what the rules of Sudoku say (rules.py).
+The parts are in reading/: candidate places (proposals.py), likeness to a grid (grid.py), size and darkness of the ink
+(ink.py), the network's readings of the cells (cells.py), the rules of Sudoku (rules.py).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ BENT = 0.02  # least gain in score by a bend
 LARGER = 1.5  # times the area at which another board replaces the one that scores best
 
 # --- reading -----------------------------------------------------------------------------------
-TURN_GAP = 3.0  # how much likelier than every other the turn must be (natural logarithm): 20 times
-FAINT = 0.4  # of the contrast of the board's lines: where a blank cell's lines are fainter, a digit would be as well
+TURN_GAP = 3.0  # least gap in log likelihood to the next best turn: 20 times as likely
+FAINT = 0.4  # of the contrast of the board's lines: a blank cell with fainter lines may have lost its digit
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
 

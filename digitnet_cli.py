@@ -294,7 +294,7 @@ def sha256(path: Path | str) -> str:
 
 
 def describe_run() -> dict:
-    """Return where and when this ran, for the JSON reports: date, machine, CPU cores, versions, command."""
+    """Return date, machine, CPU cores, versions and command of this run, for the JSON reports."""
     from importlib import metadata  # here: not every script needs it, and it is slow to import
 
     packages = ["torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "opencv-python-headless"]

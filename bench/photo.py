@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast photos are read: drawn ones of two sizes in process, with one thread, and one by the whole command."""
 
 import argparse

@@ -1,1 +1,2 @@
-"""Find a board in a photo and judge what is read: proposals, the look of a grid, ink, cells, the rules of Sudoku."""
+# SPDX-License-Identifier: Apache-2.0
+"""Find a board in a photo and judge its reading, by proposals, likeness to a grid, ink, cells and the rules."""

@@ -1,4 +1,5 @@
-"""What the network says of a straightened board's cells: which way is up, which digits they hold, and may hold."""
+# SPDX-License-Identifier: Apache-2.0
+"""Read the cells of a straightened board with the network: the turn, the digits, and the digits that are possible."""
 
 from __future__ import annotations
 
@@ -17,28 +18,28 @@ if TYPE_CHECKING:
     import onnxruntime
 
 CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
-SMALL_DIGITS = 0.3  # of a cell: where digits are smaller, more is cropped, until they are as large as in training
+SMALL_DIGITS = 0.3  # of a cell: smaller digits are cropped more, until they are as large as in training
 USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
 MAX_CROP = 0.3
-DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: where digits are paler, contrast is raised
-MAX_GAIN = 5.0  # contrast is raised by this at most, for screens with 20 grey levels between digits and cells
-BLEACHED_GAIN = 4.0  # more contrast shows what a light has left of a digit in a cell that reads as blank
+DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
+MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
+BLEACHED_GAIN = 4.0  # of contrast in blank cells: shows a digit that a light has left an eighth of
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
 
 
 class Cells(NamedTuple):
-    """How the cells of a board read after a turn."""
+    """The reading of a board's cells after a turn."""
 
     turn: int  # quarter turns counterclockwise
     ink: Ink
     logits: np.ndarray  # float32 [margins, 81, 10]
-    bleached: np.ndarray  # int64 [81]: the likeliest class with more contrast
+    bleached: np.ndarray  # int64 [81]: the likeliest class with BLEACHED_GAIN times the contrast
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Of each class; float32 [81, 10]."""
+        """Return the probability of each class; float32 [81, 10]."""
         return softmax(self.logits.mean(axis=0))
 
 
@@ -74,10 +75,10 @@ def read_bleached(session: onnxruntime.InferenceSession, page: np.ndarray, crop_
 def turn_likelihoods(
     session: onnxruntime.InferenceSession, page: np.ndarray, ink: Ink, crop_margin: float
 ) -> np.ndarray:
-    """Say how likely each number of quarter turns counterclockwise sets a board upright; float [4].
+    """Return the log likelihood that 0 to 3 quarter turns counterclockwise set a board upright; float [4].
 
-    It is the logarithm of the probability of the best digits, where there is ink of a digit's size, less one for each
-    digit repeated.
+    It is the log probability of the best digits, where there is ink of a digit's size, less one for each repeated
+    digit.
     """
     cells = cut_cells(page, crop_margin).reshape(9, 9, CELL_SIZE, CELL_SIZE)
     turned = np.stack([np.rot90(np.rot90(cells, turn), turn, axes=(2, 3)) for turn in range(4)])
@@ -91,10 +92,10 @@ def turn_likelihoods(
 def read_cells(
     session: onnxruntime.InferenceSession, rules: Rules, page: np.ndarray, ink: Ink, crop: tuple[float, ...]
 ) -> tuple[Cells, float]:
-    """Read a straightened board turned upright; the second result is how much likelier its turn is than every other.
+    """Read a straightened board turned upright; also return the gap in log likelihood to the best other turn.
 
-    Where the likeliest turn leads to no solution, the second likeliest is taken if it does: the digits of some fonts
-    look likelier upside down, but a wrong turn has no solution.
+    If the digits of the likeliest turn do not have exactly one solution, but those of the second do, take the second:
+    old-style digits may look likelier upside down, but then contradict the rules.
     """
     likely = turn_likelihoods(session, page, ink, crop[len(crop) // 2])
     first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
@@ -121,14 +122,14 @@ def read_turned(
 
 
 def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarray, bool]:
-    """Take what cannot be a digit by its ink as blank: ghosts of the reverse page, texture, pencil marks; int [81].
+    """Return the digits, int [81]; cells whose ink cannot be a digit (ghosts, texture, pencil marks) become blank.
 
-    The ink may be wrong, as with a pale print: of the readings with and without it, the first with one solution stands.
-    Says whether it has one.
+    The ink may be wrong, as with a pale print: so return the first reading, with or without this rule, that has one
+    solution. The second result is whether it has.
     """
     digits = np.where(ink.digit_sized, guesses, BLANK)
     unmarked = np.where(ink.beside, BLANK, digits)
-    with contextlib.suppress(SearchLimitError):  # undecided: the judge says so
+    with contextlib.suppress(SearchLimitError):  # undecided: Rules.judge reports it
         for reading in (digits, unmarked, guesses):
             if rules.is_unique(reading):
                 return reading, True
@@ -136,7 +137,7 @@ def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarr
 
 
 def possible_readings(cells: Cells) -> list[set[int]]:
-    """List the classes that each cell may hold: the likely ones, one that any crop shows, and what the ink says.
+    """List the classes that each cell may hold: likely ones, the best at any crop margin, and those the ink allows.
 
     A cell that reads as blank and has no ink of a digit's size is blank, unless more contrast shows a digit.
     """
@@ -159,7 +160,7 @@ def possible_readings(cells: Cells) -> list[set[int]]:
 
 
 def ink_doubts(cells: Cells) -> list[Reason]:
-    """Name the cells that are taken as blank, but hold ink or are not clearly blank: a digit may be damaged."""
+    """Return a reason that names the blank cells with ink or a low probability: a digit there may be damaged."""
     unsure = cells.ink.inked | (cells.probabilities.max(axis=1) < CONFIDENCE_THRESHOLD)
     found = tuple(np.flatnonzero((cells.digits == BLANK) & unsure).tolist())
     places = " and ".join(map(place_of, found))

@@ -10,26 +10,26 @@ import numpy as np
 
 from digitnet_data import rectangle
 
-BORDER = 1  # cells around the board that are looked at, too
-LEAST_CONTRAST = 2.0  # grey levels by which a line is darker than noise-free paper
+BORDER = 1  # cells around the board that are examined with it
+LEAST_CONTRAST = 2.0  # grey levels between a line and its paper, without noise
 # --- the score of a place
-SCORE_CELL = 16  # pixels of a cell where a place is scored: enough to tell a line from a digit
-EDGE_SEEN = 0.4, 0.8  # of an edge's middle: a digit's stroke is shorter than the first; the second is a whole edge
-BOX_INK = 0.1  # for more ink in the lines of boxes: it decides between places a cell apart, and no more
-LINES_GO_ON = 0.2  # less for the side whose lines go on most: text or another board may touch one side
-LINES_GO_ON_TWICE = 0.3  # less for the next one: at two sides it is a part of a larger grid
-WEAKEST_LINE = 2.0  # times the part of the least line that is there: a line may be half covered, but not missing
+SCORE_CELL = 16  # pixels per cell for scoring: enough to distinguish a line from a digit
+EDGE_SEEN = 0.4, 0.8  # of an edge's middle that is dark: not an edge (as a digit's stroke), a whole edge
+BOX_INK = 0.1  # weight of the ink of box lines: small, it only decides between places one cell apart
+LINES_GO_ON = 0.2  # weight of lines that continue beyond one side: small, as text or a board may touch it
+LINES_GO_ON_TWICE = 0.3  # weight of those beyond a second side: larger, as in a part of a larger grid
+WEAKEST_LINE = 2.0  # times the visible part of the faintest line: it may be half covered, but not missing
 # --- pulling
-PULL_CELL = 28  # pixels of a cell where lines are measured
-REACH = 0.42  # of a cell: how far a line is looked for; from half a cell on, it is another line
-LINE_LENGTH = 1.2  # cells along which a line is measured: from the middle of an edge to that of the next
-NEARER = 0.3  # less for a line as far off as REACH: of two equal lines the nearer is taken
-MOVES = 5  # of the corners, at most
-STILL = 0.01  # cells: corners that move by less are at their place
-DEGREE = 3  # of the polynomials in x and y that describe bent paper: a page bends one way, or the other at its fold
-MIN_CLEAR = 0.3  # how clear a crossing must be to pull a corner, 0 to 1
-MIN_CLEAR_BEND = 0.1  # and to bend lines, where each counts by how much clearer it is
-MIN_CROSSINGS = 20  # of the 100: with fewer the corners stay
+PULL_CELL = 28  # pixels per cell for measuring lines
+REACH = 0.42  # of a cell: largest offset at which a line is searched; from half a cell on, it is another line
+LINE_LENGTH = 1.2  # cells along which a line is averaged at a crossing: about half an edge to each side
+NEARER = 0.3  # part that an offset of REACH takes from a line: of two equal lines, the nearer wins
+MAX_MOVES = 5  # of the corners
+STILL = 0.01  # cells: a move below this ends the pulling
+DEGREE = 3  # of the polynomials in x and y that describe bent paper: enough for a page that bends back at its fold
+MIN_CLEAR = 0.3  # least clearness of a crossing that pulls a corner, 0 to 1
+MIN_CLEAR_BEND = 0.1  # and of one that bends a line; its weight is the rest of its clearness
+MIN_CROSSINGS = 20  # of the 100: with fewer, the corners stay
 TRIES = 200  # of RANSAC: with half of the points wrong, one of 16 tries is right
 INLIER = 0.12  # largest error of an inlier crossing, in cells: as on bent paper
 LOOSE = 0.08  # distance from a smooth bend, in cells, at which a point counts half
@@ -127,7 +127,7 @@ class Pyramid:
 
     @staticmethod
     def contrast_of(grey: np.ndarray) -> float:
-        """The least contrast of a line in a photo, in grey levels; little, for many pixels are averaged."""
+        """Return the least contrast of a line, in grey levels; it is small because many pixels are averaged."""
         return LEAST_CONTRAST + noise_of(grey)
 
     def straighten(self, board: Board, cell: int, beyond: int = cv2.BORDER_REPLICATE) -> np.ndarray:
@@ -229,7 +229,7 @@ def crossings(photo: Pyramid, board: Board) -> tuple[np.ndarray, np.ndarray]:
 def pull_corners(photo: Pyramid, board: Board) -> Board:
     """Move a board's corners until its lines are at ninths; RANSAC ignores crossings near a corner that is far off."""
     square = rectangle(0, 0, 9, 9)
-    for _ in range(MOVES):
+    for _ in range(MAX_MOVES):
         offset, clear = crossings(photo, board)
         good = clear > MIN_CLEAR
         if good.sum() < MIN_CROSSINGS:

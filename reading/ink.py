@@ -10,12 +10,12 @@ import numpy as np
 
 CELL = 50  # pixels of a straightened cell, as in training
 MIN_GIVENS = 17  # no Sudoku with fewer has one solution
-PALE = 0.4  # of the darkness of the board's digits: what is paler is the reverse page
-SMALL = 0.5  # of the size of the board's digits: what is smaller is a pencil mark, or a speck
-SPECK = 0.25  # of the size of the board's digits: what is larger may be the rest of a digit
-THROUGH = 0.75  # of a cell: what is longer is what the crop left of a grid line
-LINE = 0.16  # of a cell: what is thinner, at the crop's edge, is that as well
-OVERLAP = 0.5  # of a mark's width: marks written beside each other lean over by less
+PALE = 0.4  # of the darkness of the board's digits: paler ink is the reverse page's
+SMALL = 0.5  # of the size of the board's digits: a smaller piece is a pencil mark or a speck
+SPECK = 0.25  # of the size of the board's digits: a larger piece may be the rest of a digit
+THROUGH = 0.75  # of a cell: a longer piece is the rest of a grid line
+LINE = 0.16  # of a cell: so is a thinner piece at the crop's edge
+OVERLAP = 0.5  # of a mark's width: marks written side by side overlap by less
 
 
 class Ink(NamedTuple):
@@ -40,7 +40,7 @@ class Ink(NamedTuple):
 
     @property
     def inked(self) -> np.ndarray:
-        """Which cells have a piece of ink that is larger than a speck; bool [81]."""
+        """Return which cells have a piece of ink that is larger than a speck; bool [81]."""
         return np.maximum(self.widths, self.heights) > SPECK * self.size
 
 

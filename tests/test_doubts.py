@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A given that a light, a stroke or a wrong turn takes away leaves a board in doubt, if the rest has one solution."""
 
 import cv2
