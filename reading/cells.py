@@ -160,8 +160,8 @@ def possible_readings(cells: Cells) -> list[set[int]]:
 
 
 def ink_doubts(cells: Cells) -> list[Reason]:
-    """Return a reason that names the blank cells with ink or a low probability: a digit there may be damaged."""
-    unsure = cells.ink.inked | (cells.probabilities.max(axis=1) < CONFIDENCE_THRESHOLD)
+    """Return a reason that names blank cells with ink, or that the network excludes: a digit there may be damaged."""
+    unsure = cells.ink.inked | (cells.probabilities[:, BLANK] < POSSIBLE)
     found = tuple(np.flatnonzero((cells.digits == BLANK) & unsure).tolist())
     places = " and ".join(map(place_of, found))
     return [Reason(f"there is ink in what reads as blank: {places}", found)] if found else []

@@ -71,10 +71,10 @@ def test_a_digit_of_which_half_is_lost_is_doubted(session, print_of, half):
 
 
 def test_ink_in_what_reads_as_blank_is_named(session, print_of):
-    """A blot that is no digit: it may be what is left of one."""
+    """A dash is no digit, but it may be what is left of one."""
     page, board, digits, _ = print_of
     page, blank = page.copy(), int(np.flatnonzero(digits == 0)[5])
-    cv2.circle(inside(page, board, blank), (29, 29), 8, 20, -1, cv2.LINE_AA)
+    cv2.line(inside(page, board, blank), (18, 33), (44, 27), 20, 5, cv2.LINE_AA)
     reading = read_board(session, page, board)
     assert (reading.digits == digits).all() and reading.verdict == SUSPECT
     assert [reason.cells for reason in reading.reasons if "ink in what reads as blank" in reason.text] == [(blank,)]
