@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, cut_cells, normalize
+from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, cut_cells, normalize
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
 from reading.ink import Ink
@@ -80,12 +80,15 @@ def turn_likelihoods(
     It is the log probability of the best digits, where there is ink of a digit's size, less one for each repeated
     digit.
     """
-    cells = cut_cells(page, crop_margin).reshape(9, 9, CELL_SIZE, CELL_SIZE)
-    turned = np.stack([np.rot90(np.rot90(cells, turn), turn, axes=(2, 3)) for turn in range(4)])
-    probabilities = softmax(run_logits(session, normalize(turned.reshape(-1, 1, CELL_SIZE, CELL_SIZE))))
-    counted = np.stack([ink.turned(turn).digit_sized for turn in range(4)])
-    guesses = (1 + probabilities[:, 1:].argmax(axis=1)).reshape(4, 81) * counted
-    likely = (np.log(probabilities[:, 1:].max(axis=1)).reshape(4, 81) * counted).sum(axis=1)
+    counted = np.flatnonzero(ink.digit_sized)
+    if not len(counted):
+        return np.zeros(4)
+    cells = cut_cells(page, crop_margin)[counted]
+    turned = np.concatenate([np.rot90(cells, turn, axes=(1, 2)) for turn in range(4)])
+    probabilities = softmax(run_logits(session, normalize(turned[:, None])))[:, 1:].reshape(4, len(counted), 9)
+    guesses = np.zeros((4, 81), np.int64)  # not turned: digits that are repeated stay so
+    guesses[:, counted] = 1 + probabilities.argmax(axis=2)
+    likely = np.log(probabilities.max(axis=2)).sum(axis=1)
     return likely - [np.count_nonzero(repeats(guess)) for guess in guesses]
 
 
