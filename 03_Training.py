@@ -48,7 +48,7 @@ RECIPES = {
     # The augmentation moves and zooms further than the tutorial's (0.02 and 0.05), because cells that a grid
     # detector cuts at slightly wrong corners look like that.
     "digitnet": Recipe(
-        epochs=5,
+        epochs=3,
         batch_size=256,
         lr=2e-2,
         label_smoothing=0.0,
@@ -58,8 +58,7 @@ RECIPES = {
         dropout=0.0,
         augmentation=dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15),
     ),
-    # Photo pages are bent, blurred and cut at wrong corners already, so less is left to augment. Blanks are many,
-    # because pencil marks and what shines through are mistaken for digits.
+    # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
         epochs=10,
         batch_size=256,
@@ -69,7 +68,7 @@ RECIPES = {
         warmup_fraction=0.1,
         weight_decay=1e-2,
         dropout=0.2,
-        augmentation=dict(degrees=6, translate=0.07, scale=0.15, blur_probability=0.1),
+        augmentation=dict(degrees=8, translate=0.09, scale=0.2, blur_probability=0.15),
     ),
 }
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
