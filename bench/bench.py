@@ -10,8 +10,8 @@ inference  a board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorc
 photo      photos of 1,000 pixels and of 12 megapixels, in process, one thread; command  8 of each, median; 5
 processes  threads in one process against processes under torchrun                     1 each
 
-Measures every part unless --parts names some. Other work on the machine spoils the figures. Adds to bench.json in
---out.
+Training is measured on the tutorial's own cells. Measures every part unless --parts names some. Other work on the
+machine spoils the figures. Adds to bench.json in --out.
 """
 
 import argparse
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     ARGS = parse_args()
 
 from inference import bench_inference
-from measure import CHAPTER_EPOCHS, TARGET, plural, run_measured, table, train_measured
+from measure import CHAPTER_EPOCHS, TARGET, plural, run_measured, table, train_measured, tutorial_cells
 from photo import bench_photo
 from training import bench_chapter, bench_processes, bench_seeds
 
@@ -74,7 +74,7 @@ def bench_scripts(args: argparse.Namespace) -> dict:
     puzzles = ("--train", 30, "--val", 10) if args.quick else ()
     runs = {
         "02_PrepareData.py": [run_measured(sys.executable, "02_PrepareData.py", "--out", out / "data", *puzzles)],
-        "03_Training.py, one epoch": [train_measured(args.data, out, "--train-only", "--epochs", 1)],
+        "03_Training.py, one epoch": [train_measured(args.cells, out, "--train-only", "--epochs", 1)],
     }
     load = ("-c", "import sys; from digitnet_data import load_cells; [load_cells(f) for f in sys.argv[1:]]", *folders)
     short = {
@@ -136,6 +136,7 @@ def main(args: argparse.Namespace) -> None:
     """Measure the parts, each in a process of its own; print tables and write bench.json."""
     args.data, args.out = args.data.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
+    args.cells = tutorial_cells(args.data, args.out / "cells")
 
     run = describe_run()
     versions = [f"{name} {run['versions'].get(name, '?')}" for name in ("torch", "onnxruntime")]

@@ -19,12 +19,12 @@ def bench_chapter(args: argparse.Namespace) -> dict:
     repeats, steps = (1, 10) if args.quick else (3, 20)
     torch.set_num_threads(available_cpus())
     kinds = ("float32",) if args.quick else ("float32", "bfloat16")
-    chapter, rates = Chapter(args.data), {kind: [] for kind in ("chapter", *kinds)}
+    chapter, rates = Chapter(args.cells), {kind: [] for kind in ("chapter", *kinds)}
     for _ in range(repeats):
         rates["chapter"].append(chapter.train(steps))
         for kind in kinds:
             options = ("--train-only", "--epochs", 1, *(["--bf16"] if kind == "bfloat16" else []))
-            rates[kind].append(train_measured(args.data, args.out / kind, *options)["images_per_second"])
+            rates[kind].append(train_measured(args.cells, args.out / kind, *options)["images_per_second"])
     start = time.perf_counter()
     chapter.accuracy()
     validation = time.perf_counter() - start
@@ -54,7 +54,7 @@ def bench_seeds(args: argparse.Namespace) -> dict:
     runs = []
     for seed in range(1 if args.quick else 3):
         out = args.out / f"seed{seed}"
-        run = train_measured(args.data, out, "--seed", seed, *(("--epochs", 1) if args.quick else ()))
+        run = train_measured(args.cells, out, "--seed", seed, *(("--epochs", 1) if args.quick else ()))
         options = ("--data", args.data, "--onnx", out / "sudoku_digitnet.onnx", "--out", out)
         # Only camera pages: `out` has no real boards, which would take most of the time.
         run_measured(sys.executable, "05_Evaluate.py", *options, "--real", out)
@@ -84,7 +84,7 @@ def bench_processes(args: argparse.Namespace) -> dict:
             ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes) if processes > 1 else ()
         )
         options = ("--train-only", "--epochs", 1, "--threads", threads)
-        run = train_measured(args.data, args.out / "processes", *options, launcher=launcher)
+        run = train_measured(args.cells, args.out / "processes", *options, launcher=launcher)
         results[f"{processes} x {threads}"] = {name: run[name] for name in ("images_per_second", "peak_mib")}
     first = next(iter(results.values()))["images_per_second"]
     rows = [
