@@ -56,7 +56,7 @@ RECIPES = {
         warmup_fraction=0.02,
         weight_decay=1e-4,
         dropout=0.0,
-        augmentation=dict(degrees=5, translate=0.1, scale=0.25, blur_probability=0.15),
+        augmentation=dict(degrees=5, translate=0.1, scale=0.25, shear=0.08, blur_probability=0.15),
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
@@ -68,7 +68,7 @@ RECIPES = {
         warmup_fraction=0.1,
         weight_decay=1e-2,
         dropout=0.2,
-        augmentation=dict(degrees=8, translate=0.09, scale=0.2, blur_probability=0.15),
+        augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15),
     ),
 }
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate

@@ -37,11 +37,18 @@ def draw_epoch(labels: torch.Tensor, count: int, blank_fraction: float, generato
 
 
 def draw_augmentation(
-    n: int, generator: torch.Generator, degrees: float, translate: float, scale: float, blur_probability: float
+    n: int,
+    generator: torch.Generator,
+    degrees: float,
+    translate: float,
+    scale: float,
+    shear: float,
+    blur_probability: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the parameters of `augment` for `n` cells: affine maps, float32 [n, 2, 3], and a blur mask, bool [n].
 
-    Angles are within ±`degrees`, shifts within ±`translate` of the side, sizes within ±`scale` of the size.
+    Angles are within ±`degrees`, shifts within ±`translate` of the side, sizes within ±`scale` of the size;
+    the map's four factors then change within ±`shear`, which shears and stretches.
     """
 
     def uniform(limit: float, *shape: int) -> torch.Tensor:
@@ -51,6 +58,7 @@ def draw_augmentation(
     cos, sin = angle.cos() * size, angle.sin() * size
     shift = uniform(2 * translate, n, 2)  # grid_sample's coordinates run from -1 to 1
     affine = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
+    affine[:, :, :2] += uniform(shear, n, 2, 2)
     return affine, torch.rand(n, generator=generator) < blur_probability
 
 

@@ -100,7 +100,7 @@ def test_make_nproc_trains_with_torchrun(built, tmp_path):
 
 def test_a_share_of_a_batch_is_augmented_as_within_the_batch():
     cells = normalize(torch.randint(0, 256, (9, 1, 28, 28), generator=torch.Generator().manual_seed(0)))
-    drawn = draw_augmentation(9, torch.Generator().manual_seed(1), 5, 0.1, 0.25, 0.5)
+    drawn = draw_augmentation(9, torch.Generator().manual_seed(1), 5, 0.1, 0.25, 0.08, 0.5)
     whole = augment(cells, *drawn)
     for share in (slice(0, None, 2), slice(1, None, 2)):
         torch.testing.assert_close(augment(cells[share], *(part[share] for part in drawn)), whole[share])
