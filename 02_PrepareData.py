@@ -71,6 +71,7 @@ import ctypes
 import math
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -176,8 +177,7 @@ def set_up_worker(parent: int, lock: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
         if os.getppid() != parent:  # it has already ended
             os._exit(1)
-    os.close(lock)  # else a worker would hold the lock longer than the parent
-    cv2.setNumThreads(1)  # the processes are the parallelism
+    os.close(lock)  # the parent's, which a worker must not hold longer
 
 
 class OneProcess(Executor):
@@ -191,6 +191,7 @@ class OneProcess(Executor):
 @contextlib.contextmanager
 def open_pool(workers: int, lock: int) -> Iterator[Executor]:
     """Start a pool of processes, or none for one worker. Raises UserError if one of them is killed."""
+    cv2.setNumThreads(1)  # the processes are the parallelism; before they are forked, as threads are not
     pool: Executor = OneProcess()
     if workers > 1:
         try:  # forked by this process, so that they end with it
@@ -201,9 +202,9 @@ def open_pool(workers: int, lock: int) -> Iterator[Executor]:
     try:
         yield pool
     except BrokenProcessPool:
+        again = shlex.join([sys.executable, *sys.argv, "--workers", "1"])
         raise UserError(
-            "a drawing process was killed, probably because memory is full: close other programs, or use "
-            "fewer processes (python3 02_PrepareData.py --workers 1)"
+            f"a process that draws was killed, as systems do when memory is full: close other programs, or run `{again}`"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

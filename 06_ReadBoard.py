@@ -19,6 +19,7 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import argument_parser, start_script
 
 # --- settings: those of the command line stand in parse_args -----------------------------------

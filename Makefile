@@ -177,7 +177,7 @@ check-real: $(ONNX) $(PREPARED)
 	"$(PYTHON)" 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check-real $(call option,--real,$(REAL)) --min-accuracy $(MIN_ACCURACY)
 
 $(SUMMARY): tools/summarize.py $(PARITY) $(GOLDEN) $(EVALUATION) $(PICTURES)
-	@echo; "$(PYTHON)" $< --out $@ $(PARITY) $(EVALUATION) --files $(WEIGHTS) $(ONNX)
+	@echo; "$(PYTHON)" $< $(PARITY) $(EVALUATION) --weights $(WEIGHTS) --onnx $(ONNX) --out $@
 
 # Settings stamps: remade only when a value differs from the file's, so that `make EPOCHS=12`
 # rebuilds the weights and what depends on them, and the same command again does nothing.
@@ -203,11 +203,9 @@ VENV_FITS := $(if $(INSTALLED),$(shell $(VENV)/bin/python -Ic '$(FITS)' 2> /dev/
 ifneq ($(or $(VENV_FITS),none),$(file <$(VENV)/.installed))
 $(VENV)/.installed: FORCE
 endif
-# Installed packages must also be importable.
-IMPORTS := import re; from importlib import import_module, metadata, util; from pathlib import Path; \
-	pins = re.findall(r"^([\w-]+)==", Path("requirements.txt").read_text(), re.M); \
-	[metadata.version(pin) for pin in pins]; names = [pin.replace("-", "_") for pin in pins] + ["cv2"]; \
-	[import_module(name) for name in names if util.find_spec(name)]
+# Installed is what can be imported.
+IMPORTS := import re; from importlib import metadata, util; pins = re.findall(r"^([\w-]+)==", open("requirements.txt").read(), re.M); \
+	[metadata.version(pin) for pin in pins]; [__import__(name) for name in ["cv2", *pins] if util.find_spec(name)]
 
 # pip's temporary files go to disk, because in memory they would fill a small Raspberry Pi; the packages go to the
 # environment, whatever the user's settings of pip are.

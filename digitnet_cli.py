@@ -79,13 +79,17 @@ def report_missing_package(kind: type[BaseException], error: BaseException, trac
         return sys.__excepthook__(kind, error, trace)
     missing = isinstance(error, ModuleNotFoundError)
     problem = f"has no package {error.name}" if missing else f"cannot load a package ({first_line(error)})"
+    print(f"{os.path.basename(sys.argv[0])}: {sys.executable} {problem}: {install_packages()}", file=sys.stderr)
+
+
+def install_packages() -> str:
+    """Return what to run to install the packages, for a message; pip works in virtual environments alone."""
     make = "make" if Path.cwd() == ROOT else f"make -C {shlex.quote(str(ROOT))}"
     cure = f"run `{make}`, which installs it into .venv, then use .venv/bin/python"
-    if sys.prefix != sys.base_prefix:  # a virtual environment, where pip works
-        cure = f"{sys.executable} -m pip install -r {os.path.relpath(ROOT / 'requirements.txt')}"
-    if "PYTHONPATH" in os.environ:
-        cure = f"unset PYTHONPATH, or {cure}"
-    print(f"{os.path.basename(sys.argv[0])}: {sys.executable} {problem}: {cure}", file=sys.stderr)
+    if sys.prefix != sys.base_prefix:
+        requirements = shlex.quote(os.path.relpath(ROOT / "requirements.txt"))
+        cure = f"run `{shlex.quote(sys.executable)} -m pip install -r {requirements}`"
+    return f"unset PYTHONPATH, or {cure}" if "PYTHONPATH" in os.environ else cure
 
 
 def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> NoReturn:

@@ -107,8 +107,8 @@ def list_cells(folder: Path) -> tuple[list[str], list[int]]:
         raise UserError(f"no data in {folder}: {mend_data(folder.parent)}")
     if (folder.parent / MARKER).exists():
         try:
-            json.loads(prepared.read_bytes())
-        except (OSError, ValueError):
+            json.loads(prepared.read_bytes())["cells"]
+        except (OSError, ValueError, TypeError, KeyError):
             raise UserError(f"{folder.parent} is only half prepared: {mend_data(folder.parent)}") from None
     found = sorted(entry.name for entry in visible(folder) if entry.is_dir())
     if found != classes:

@@ -316,10 +316,11 @@ def read_checkpoint(path: Path, run: dict[str, str]) -> dict | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["run"]
+        changed = [name for name in run.keys() | saved.keys() if run.get(name) != saved.get(name)]
     except Exception as error:  # pickle's, zip's and torch's errors have no common base class
         print(f"{path} cannot be read, so training starts from the beginning ({first_line(error)})")
         return None
-    if changed := [name for name in run.keys() | saved.keys() if run.get(name) != saved.get(name)]:
+    if changed:
         print(f"{path} was written with another {', '.join(sorted(changed))}: training starts from the beginning")
         return None
     return state

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from digitnet_cli import UserError
+from digitnet_cli import UserError, install_packages
 
 EM = 150  # digits are rendered at this size, then reduced
 
@@ -73,7 +73,7 @@ def font_files(package: str) -> tuple[str, ...]:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
-        raise UserError(f"the fonts of {name} are not installed: python3 -m pip install -r requirements.txt")
+        raise UserError(f"the fonts of {name} are not installed: {install_packages()}")
     folder = Path(spec.submodule_search_locations[0])
     if package == "matplotlib":
         return tuple(str(folder / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf") for name in MATPLOTLIB)

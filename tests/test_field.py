@@ -124,7 +124,7 @@ def test_cells_are_on_the_disk_before_the_folder_counts_as_whole(tmp_path, monke
     steps = []
     for name in ("sync_all", "sync", "write_json"):
         monkeypatch.setattr(prepare, name, lambda *_, name=name: steps.append(name))
-    for part in ("train", "val", "grids"):
+    for part in (*prepare.SPLITS, "grids"):
         (tmp_path / "new" / part).mkdir(parents=True)
     prepare.swap_in(tmp_path / "new", tmp_path / "old", tmp_path, {})
     assert steps == ["sync_all", "sync", "sync", "write_json"]

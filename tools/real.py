@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from digitnet_cli import UserError, argument_parser, run_script, start_script
+from digitnet_cli import UserError, argument_parser, run_script, start_script, sync, sync_all
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 HOME = "https://github.com/wichtounet/sudoku_dataset"
@@ -148,8 +148,10 @@ def main(args: argparse.Namespace) -> None:
         (new / "photos").mkdir()
         count, left_out = convert(args, new)
         if not count:
-            raise UserError(f"{args.dataset} has no photo with digits and corners: give a complete clone of {HOME}")
+            raise UserError(f"{args.dataset} has no photo with digits and corners: give a whole clone of {HOME}")
+        sync_all(new)
         new.replace(args.out)
+        sync(args.out.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     print(f"{count} boards and photos in {args.out}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
