@@ -227,10 +227,11 @@ def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> lis
         if problem:
             raise UserError(f"{args.puzzles}, line {lines[puzzle]}: {problem}: correct or remove the line")
     if len(own) < needed:
-        boards, part = BOARDS_PER_PUZZLE[args.style], len(own) // 4
+        boards, part = BOARDS_PER_PUZZLE[args.style], max(1, len(own) // 4)
+        fewer = f"ask for fewer, such as --train {boards * (len(own) - part)} --val {boards * part}"
         raise UserError(
             f"{args.puzzles} has {len(own)} different puzzles, but --train {args.train} --val {args.val} need "
-            f"{needed}: ask for fewer, such as --train {boards * (len(own) - part)} --val {boards * part}"
+            f"{needed}: {fewer if len(own) > 1 else 'give at least 2'}"
         )
     return chosen
 

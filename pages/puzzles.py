@@ -198,7 +198,7 @@ def find_puzzle(line: str) -> str:
     found = []
     joined = join(line, 81)
     for mark in sorted(set(joined) - set("123456789,;:|\t\"'")) or ["0"]:
-        end = "[,;:|\t#]|$" if mark == " " else "[\\s,;:|\"']|$"  # with blanks as blanks, a puzzle begins the line
+        end = "[,;:|\t#]|$" if mark == " " else "[\\s,;:|\"'#]|$"  # with blanks as blanks, a puzzle begins the line
         cells = f"[1-9{re.escape(mark)}]{{81}}(?={end})"
         matches = [re.match(cells, joined)] if mark == " " else re.finditer(f"(?<![^\\s,;:|\"']){cells}", joined)
         found += [match.group().replace(mark, "0") for match in matches if match]
