@@ -177,7 +177,7 @@ fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 def available_cpus() -> int:
     """Return the number of cores that this process may use, by its CPU affinity and its container's limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(container_cpus(Path("/")))))
+    return max(1, math.ceil(min(cores, container_cpus(Path("/")))))
 
 
 def container_cpus(system: Path) -> float:
@@ -185,7 +185,7 @@ def container_cpus(system: Path) -> float:
 
     `system` is the root of the file system, which holds proc and sys.
     """
-    limit, groups = float(sys.maxsize), []
+    limit, groups = math.inf, []
     with contextlib.suppress(OSError):
         groups = (system / "proc/self/cgroup").read_text().splitlines()
     for line in groups:

@@ -102,7 +102,11 @@ def built(once: Callable[..., Chain]) -> Chain:
 
     def build(folder: Path) -> Result:
         draw_boards(folder / "real", 2)
-        return make(folder)
+        (folder / "home").mkdir()  # stays empty, see test_field.py
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(WITHOUT_MAKE, "HOME", str(folder / "home"))
+            patch.delitem(WITHOUT_MAKE, "CI", raising=False)
+            return make(folder)
 
     return once("chain", build)
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = str(ROOT), str(ROOT / "tools")
 from doctor import GPU_NAME
 
 from digitnet_cli import UserError, argument_parser, run_script, start_script
