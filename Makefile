@@ -157,12 +157,6 @@ read: | $(filter .venv-read/.installed,$(READER:bin/python=.installed))
 	@$(if $(PHOTO),,echo 'make: which photo? make read PHOTO=FILE' >&2; exit 2)
 	@"$(READER)" 06_ReadBoard.py $(PHOTO) || [ $$? = 3 ]  # 3: read, but in doubt
 
-.venv-read/.installed: override VENV := .venv-read
-.venv-read/.installed: requirements-inference.txt
-	"$(or $(BASE),python3)" -m venv --clear $(VENV)
-	$(PIP) -r $<
-	@touch $@
-
 ## pretrained  renew pretrained/ and its card from artifacts/photo (after make PROFILE=photo)
 pretrained: | $(INSTALLED)
 	"$(PYTHON)" tools/pretrained.py
@@ -198,32 +192,33 @@ $(OUT)/.settings:
 FITS := import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 14) and sys.maxsize > 2**32 and print(*v, sep=".")
 BASE = $(shell for python in $(or $(PYTHON3),python3 python3.14 python3.13 python3.12 python3.11); do \
 	[ -z "$$("$$python" -Ic 'import ensurepip, venv; $(FITS)' 2> /dev/null)" ] || { echo "$$python"; break; }; done)
-# The environment's Python must have the version in .installed: a system upgrade may have removed or changed it.
-VENV_FITS := $(if $(INSTALLED),$(shell $(VENV)/bin/python -Ic '$(FITS)' 2> /dev/null))
-ifneq ($(or $(VENV_FITS),none),$(file <$(VENV)/.installed))
-$(VENV)/.installed: FORCE
-endif
+# What an environment's Python says must be what .installed says: an upgrade of the system may have taken or changed it.
+says = $(shell $(1)/bin/python -Ic '$(FITS)' 2> /dev/null)
+fits = $(filter $(call says,$(1)),$(file <$(1)/.installed))
+$(foreach venv,$(patsubst %/.installed,%,$(wildcard $(INSTALLED) .venv-read/.installed)),$(if $(call fits,$(venv)),,$(eval $(venv)/.installed: FORCE)))
 # Installed is what can be imported.
-IMPORTS := import re; from importlib import metadata, util; pins = re.findall(r"^([\w-]+)==", open("requirements.txt").read(), re.M); \
+IMPORTS := import re, sys; from importlib import metadata, util; pins = re.findall(r"^([\w-]+)==", open(sys.argv[1]).read(), re.M); \
 	[metadata.version(pin) for pin in pins]; [__import__(name) for name in ["cv2", *pins] if util.find_spec(name)]
 
-# pip's temporary files go to disk, because in memory they would fill a small Raspberry Pi; the packages go to the
-# environment, whatever the user's settings of pip are.
-PIP = env -u PIP_PYTHON PIP_USER=0 PIP_DRY_RUN=0 PIP_NO_DEPS=0 PIP_REQUIRE_HASHES=0 TMPDIR="$(abspath $(VENV))" $(VENV)/bin/python -Im pip \
-	install --target '' --prefix "$(abspath $(VENV))" --root / --no-cache-dir --disable-pip-version-check
+# pip's files go to the disk, as in memory they would fill a small Raspberry Pi; the packages go to the environment,
+# whatever the reader's own settings of pip say.
+PIP = env -u PIP_PYTHON PIP_USER=0 PIP_DRY_RUN=0 PIP_NO_DEPS=0 PIP_REQUIRE_HASHES=0 TMPDIR="$(abspath $(@D))" $(@D)/bin/python -Im pip \
+	install --target '' --prefix "$(abspath $(@D))" --root / --no-cache-dir --disable-pip-version-check
 
 $(VENV)/.installed: requirements.txt
-	@base='$(BASE)'; if [ -n '$(VENV_FITS)' ] && ! grep -qsvx '$(VENV_FITS)' $@; then \
-		$(VENV)/bin/python -Im pip --version > /dev/null 2>&1 || $(VENV)/bin/python -Im ensurepip; \
-	elif [ -e $(VENV) ] && [ ! -e $@ ]; then \
-		echo 'make: $(VENV) has no Python 3.11 to 3.14 that starts: run `mv $(VENV) $(VENV).old`, then make' >&2; exit 1; \
+.venv-read/.installed: requirements-inference.txt
+$(VENV)/.installed .venv-read/.installed:
+	@base='$(BASE)' says='$(call says,$(@D))'; if [ -n "$$says" ] && ! grep -qsvx "$$says" $@; then \
+		$(@D)/bin/python -Im pip --version > /dev/null 2>&1 || $(@D)/bin/python -Im ensurepip; \
+	elif [ -e $(@D) ] && [ ! -e $@ ]; then \
+		echo 'make: $(@D) has no Python 3.11 to 3.14 that starts: run `mv $(@D) $(@D).old`, then make' >&2; exit 1; \
 	elif [ -z "$$base" ]; then \
 		echo 'make: no 64-bit Python 3.11 to 3.14 with venv (Debian: python3-venv) is found: name one with PYTHON3=...' >&2; exit 1; \
-	else (set -x; "$$base" -m venv --clear $(VENV)); fi
-	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
-	@reason=$$(ORT_DISABLE_TELEMETRY=1 $(VENV)/bin/python -Ic '$(IMPORTS)' 2>&1) || { echo "make: the installed packages" \
-		"cannot be imported ($${reason##*$$'\n'}): see \`$(VENV)/bin/python -m pip config list\`" >&2; exit 1; }
-	@sync; $(VENV)/bin/python -Ic '$(FITS)' > $@
+	else (set -x; "$$base" -m venv --clear $(@D)); fi
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $(filter %.txt,$^)
+	@reason=$$(ORT_DISABLE_TELEMETRY=1 $(@D)/bin/python -Ic '$(IMPORTS)' $(filter %.txt,$^) 2>&1) || { echo "make: what pip installed" \
+		"cannot be imported ($${reason##*$$'\n'}): see \`$(@D)/bin/python -m pip config list\`" >&2; exit 1; }
+	@sync; $(@D)/bin/python -Ic '$(FITS)' > $@
 
 ## test      the tests, offline, in temporary folders
 test: | $(DEV_INSTALLED)
