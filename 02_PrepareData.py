@@ -204,7 +204,7 @@ def open_pool(workers: int, lock: int) -> Iterator[Executor]:
     except BrokenProcessPool:
         again = shlex.join([sys.executable, *sys.argv, "--workers", "1"])
         raise UserError(
-            f"a process that draws was killed, as systems do when memory is full: close other programs, or run `{again}`"
+            f"a drawing process was killed, probably because memory is full: close other programs, or run `{again}`"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

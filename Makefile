@@ -153,7 +153,7 @@ $(EVALUATION) $(PICTURES) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTAL
 
 ## read      read the Sudoku board in PHOTO=FILE; trains nothing, and installs only numpy, onnxruntime and OpenCV
 READER := $(if $(INSTALLED),$(if $(wildcard $(INSTALLED)),$(PYTHON),.venv-read/bin/python),$(PYTHON))
-read: | $(filter .venv-read/.installed,$(READER:bin/python=.installed))
+read: | $(if $(INSTALLED),$(READER:bin/python=.installed))
 	@$(if $(PHOTO),,echo 'make: which photo? make read PHOTO=FILE' >&2; exit 2)
 	@"$(READER)" 06_ReadBoard.py $(PHOTO) || [ $$? = 3 ]  # 3: read, but in doubt
 

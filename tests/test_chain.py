@@ -232,7 +232,7 @@ def test_a_report_without_a_verdict_makes_no_summary(chain):
     (chain.out / "parity.json").write_text("")
     (chain.out / "summary.txt").unlink()
     result = chain.make()
-    assert result.code == 2 and "parity.json has no summary: remove it" in result.err
+    assert result.code == 2 and "parity.json has no verdict on" in result.err
     assert not (chain.out / "summary.txt").exists()
 
 

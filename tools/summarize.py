@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print and write the summary of a run: one line from each JSON report, and the paths of its files.
 
-Exits with 1 if a report is not one of this ONNX file, or says that it failed: a run without a verdict did not pass.
+Exits with 1 if a report is not about this ONNX file, or has no verdict that it passed.
 """
 
 import argparse
@@ -28,18 +28,19 @@ def parse_args() -> argparse.Namespace:
 
 
 def summary_of(report: Path, onnx: Path, key: str, script: str) -> str:
-    """Return a report's `summary`. Raises UserError if it is none of `onnx`, or `key`, its verdict, is not there."""
+    """Return a report's `summary`. Raises UserError if it is not about `onnx`, or its `key` is missing or false."""
     try:
         content = json.loads(report.read_bytes())
         ours = content["summary"].strip() and content[key] and sha256(onnx) in content["sha256"].values()
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
         ours = False
     if not ours:
-        raise UserError(f"{report} is no report on {onnx} with a verdict: {remake(report, [report.name], '', script)}")
+        raise UserError(f"{report} has no verdict on {onnx}: {remake(report, [report.name], '', script)}")
     return content["summary"]
 
 
 def main(args: argparse.Namespace) -> None:
+    """Print the summary and write it to args.out."""
     onnx, out = shlex.quote(str(args.onnx)), shlex.quote(str(args.evaluation.parent))
     lines = [
         summary_of(args.parity, args.onnx, "passed", f"04_Parity.py --onnx {onnx}"),
