@@ -587,16 +587,18 @@ def test_empty_settings_leave_their_defaults():
     assert plans[0] == plans[1] and plans[0].code == 0 and plans[0].out
 
 
-def test_a_virtual_environment_without_its_python_is_reported(tmp_path):
+@pytest.mark.parametrize("venv", [".venv", ".venv-read"])
+def test_a_virtual_environment_without_its_python_is_reported(tmp_path, venv):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "requirements.txt").write_text("")
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3.99")
-    done = call("make", "-C", tmp_path, ".venv/.installed")
-    assert done.returncode == 2 and b"mv .venv .venv.old" in done.stderr
-    (tmp_path / ".venv" / ".installed").touch()
-    done = call("make", "-C", tmp_path, "-n", ".venv/.installed")  # make's own: built anew
-    assert done.returncode == 0 and b"-m venv --clear .venv" in done.stdout
+    for name in ("requirements.txt", "requirements-inference.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / venv / "bin").mkdir(parents=True)
+    (tmp_path / venv / "bin" / "python").symlink_to("/usr/bin/python3.99")
+    done = call("make", "-C", tmp_path, f"{venv}/.installed")
+    assert done.returncode == 2 and f"mv {venv} {venv}.old".encode() in done.stderr
+    (tmp_path / venv / ".installed").touch()
+    done = call("make", "-C", tmp_path, "-n", f"{venv}/.installed")  # make's own: built anew
+    assert done.returncode == 0 and f"-m venv --clear {venv}".encode() in done.stdout
 
 
 def test_an_unsupported_python_is_skipped(tmp_path):
