@@ -117,7 +117,7 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
 
 
 def remake(path: Path | str, names: Iterable[str], target: str, script: str) -> str:
-    """Return the command that makes `path` anew, for a message: make with `target` if the file is make's, else `script`.
+    """Return the command that makes `path` anew, for a message: make with `target` if it is make's, else `script`.
 
     A file with none of `names` was given by mistake, so the command must not remove it.
     """
