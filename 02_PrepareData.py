@@ -104,7 +104,7 @@ class Task(NamedTuple):
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write an image, uint8 [H, W], as PNG."""
     # cv2.imwrite takes half as long again for a cell, and does not say what went wrong.
-    path.write_bytes(cv2.imencode(".png", image)[1])
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
 def make_pages(task: Task, seed: int, out: Path) -> list[list]:

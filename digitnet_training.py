@@ -163,7 +163,7 @@ def from_training(network: nn.Module) -> nn.Module:
         linear.weight *= scale
     conv1, max_pool, relu1, conv2, relu2, _ = layers
     model = DigitNet()
-    average_and_flatten = model.get_submodule("net")[5:7]
+    average_and_flatten = list(model.get_submodule("net").children())[5:7]
     model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, *average_and_flatten, linear)
     return model.eval()
 
