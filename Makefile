@@ -222,11 +222,11 @@ $(VENV)/.installed .venv-read/.installed:
 
 ## test      the tests, offline, in temporary folders
 test: | $(DEV_INSTALLED)
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist loadfile --durations 25 tests
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist worksteal --durations 25 tests
 
 ## test-all  the same with 20 kills of each kind instead of 3, and the README's commands that take minutes
 test-all: | $(DEV_INSTALLED)
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist loadfile --durations 25 tests --kills 20 --slow
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist worksteal --durations 25 tests --kills 20 --slow
 
 ## lint      ruff's checks and format, mypy's types, the workflow file
 lint: | $(DEV_INSTALLED)

@@ -3,23 +3,31 @@
 
 import json
 import os
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+# Before PyTorch is imported, and for every process that the tests start: two with two threads each would slow each
+# other thirtyfold on two cores. What asks for more threads gets them.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import cv2
 import pytest
+import warm_python
 from filelock import FileLock  # torch brings it
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+PYTHON = warm_python.start()  # tests that are about the start or the end of a process take sys.executable
 # `make test` runs the tests: what it hands down would make their own `make` print "Entering directory".
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+TORCHRUN = (PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 
 
 class Result(NamedTuple):
@@ -30,15 +38,33 @@ class Result(NamedTuple):
 
 def run(*command: object, cwd: Path = ROOT) -> Result:
     """Run a command to its end, whatever its exit code; raises subprocess.TimeoutExpired after 280 s."""
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env=WITHOUT_MAKE, timeout=280
-    )
+    words = [str(part) for part in command]
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=WITHOUT_MAKE, timeout=280)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
 def script(name: str, *options: object, cwd: Path = ROOT) -> Result:
-    """Run one of the repository's scripts with this interpreter."""
-    return run(sys.executable, ROOT / name, *options, cwd=cwd)
+    """Run one of the repository's scripts in a process of its own."""
+    return run(PYTHON, ROOT / name, *options, cwd=cwd)
+
+
+def call(command: list[str]) -> int:
+    """Run a script in this process as a user would; return its exit code, with what it says on stderr for a text."""
+    before, path, hook = sys.argv, sys.path[:], sys.excepthook
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    sys.argv = [str(word) for word in command]
+    try:
+        runpy.run_path(str(ROOT / command[0]), run_name="__main__")
+        return 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
+    finally:
+        sys.argv, sys.path[:], sys.excepthook = before, path, hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class Chain(NamedTuple):
@@ -55,9 +81,8 @@ class Chain(NamedTuple):
 
 
 def make(folder: Path, *arguments: str) -> Result:
-    settings = [f"DATA={folder}/data", f"OUT={folder}/artifacts", f"PYTHON={sys.executable}", "TRAIN=6", "VAL=3"]
-    settings.append(f"REAL={folder}/real")
-    defaults = ["EPOCHS=1", "BATCH=64", "THREADS=1"]
+    settings = [f"DATA={folder}/data", f"OUT={folder}/artifacts", f"REAL={folder}/real", "TRAIN=6", "VAL=3"]
+    defaults = ["EPOCHS=1", "BATCH=64", "THREADS=1", f"PYTHON={PYTHON}"]
     given = {argument.partition("=")[0] for argument in arguments}
     return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
 
@@ -98,7 +123,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[.
 
 @pytest.fixture(scope="session")
 def built(once: Callable[..., Chain]) -> Chain:
-    """The whole chain, built once. Tests that change files take `chain`, a copy."""
+    """The whole chain, built once, as a reader would. Tests that change files take `chain`, a copy."""
 
     def build(folder: Path) -> Result:
         draw_boards(folder / "real", 2)
@@ -106,17 +131,25 @@ def built(once: Callable[..., Chain]) -> Chain:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(WITHOUT_MAKE, "HOME", str(folder / "home"))
             patch.delitem(WITHOUT_MAKE, "CI", raising=False)
-            return make(folder)
+            return make(folder, f"PYTHON={sys.executable}")
 
     return once("chain", build)
 
 
 @pytest.fixture(scope="session")
-def trained(once: Callable[..., Chain]) -> Chain:
+def trained(once: Callable[..., Chain], request: pytest.FixtureRequest) -> Chain:
     """Data, weights and ONNX file of a small training, long enough to read pages. Read only."""
-    chain = once("trained", lambda folder: make(folder, "export", "TRAIN=80", "VAL=10", "EPOCHS=7"))
+    slow = request.config.getoption("--slow")
+    size = ("TRAIN=80", "VAL=10", "EPOCHS=7") if slow else ("TRAIN=20", "VAL=5", "EPOCHS=8")
+    chain = once("trained", lambda folder: make(folder, "export", *size))
     assert chain.result.code == 0, chain.result.err
     return chain
+
+
+@pytest.fixture
+def exported(built: Chain, tmp_path: Path) -> Chain:
+    """The built chain with a copy of its artifacts that a test may break."""
+    return built._replace(out=Path(shutil.copytree(built.out, tmp_path / "artifacts")))
 
 
 @pytest.fixture
@@ -131,28 +164,42 @@ def chain(built: Chain, tmp_path: Path) -> Chain:
     return Chain(folder, folder / "data", folder / "artifacts", built.result)
 
 
-COUNTS: list[str] = []  # what long lists of cases came to; printed at the end
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Take a line such as "mutants: 150 made, none accepted" that is shown after the tests."""
+    return lambda line: record_property("count", line)
 
 
 @pytest.fixture
-def count() -> Callable[[str], None]:
-    """Take a line such as "mutants: 150 made, none accepted" that is shown after the tests."""
-    return COUNTS.append
+def case(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Take the kind of a case, such as "bad input in make"; how many of each kind passed is shown after the tests."""
+    return lambda kind: record_property("case", kind)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
-        session.config.workeroutput["counts"] = COUNTS
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node) -> None:
-    COUNTS.extend(getattr(node, "workeroutput", {}).get("counts", []))
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    for line in COUNTS:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    properties = [pair for report in terminalreporter.stats.get("passed", []) for pair in report.user_properties]
+    for line in sorted(value for name, value in properties if name == "count"):
         terminalreporter.write_line(line)
+    for kind, cases in sorted(Counter(value for name, value in properties if name == "case").items()):
+        terminalreporter.write_line(f"{kind}: {cases} cases, each in one line")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of pytest's processes a core, so that what it starts asks for one thread, not for the others' cores."""
+    if name := getattr(config, "workerinput", {}).get("workerid"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, [cores[int(name.removeprefix("gw")) % len(cores)]])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one of pytest's processes build the chains while the others run what needs none."""
+    items.sort(key=lambda item: [name not in item.fixturenames for name in ("trained", "built")])
+
+
+@pytest.fixture
+def few_newspapers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have 04_Parity.py in this process draw two boards where it draws 24, which take seconds."""
+    monkeypatch.setattr("digitnet_parity.NEWSPAPER_BOARDS", 2)
 
 
 @pytest.fixture

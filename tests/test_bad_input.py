@@ -6,16 +6,14 @@ Each case spoils a small folder (bad_input.py) and calls a script in this proces
 
 import re
 import resource
-import runpy
 import shutil
-import signal
 import sys
 
 import cv2
 import numpy as np
 import pytest
 from bad_input import CASES, ONNX
-from conftest import COUNTS, ROOT, draw_boards, run
+from conftest import PYTHON, ROOT, call, draw_boards, run
 
 BAR = re.compile(r"[\w /]+: +\d+%\|")  # tqdm's
 
@@ -35,41 +33,15 @@ def sound(built, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def passed():
-    """The cases that were run and did what they must, by kind; their counts are printed after the tests."""
-    counts = {"scripts": 0, "make": 0}
-    yield counts
-    COUNTS.append("bad input: {scripts} cases in the scripts, {make} in make, each in one line".format(**counts))
-
-
 def files(folder):
     """Return every file under `folder` with its bytes."""
     found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def call(command):
-    """Runs a script in this process as a user would; its exit code, with what it says on stderr for a text."""
-    before, path, hook = sys.argv, sys.path[:], sys.excepthook
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    sys.argv = command
-    try:
-        runpy.run_path(str(ROOT / command[0]), run_name="__main__")
-        return 0
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-            return 1
-        return end.code or 0
-    finally:
-        sys.argv, sys.path[:], sys.excepthook = before, path, hook
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
+@pytest.mark.usefixtures("few_newspapers")
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, capsys, passed, name):
+def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, capsys, case, name):
     spoil, command, code, words = CASES[name]
     folder = shutil.copytree(sound, tmp_path / "folder")
     monkeypatch.chdir(folder)
@@ -96,10 +68,10 @@ def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, 
         assert b'"passed": true' not in after.pop("artifacts/parity.json", b"")
     assert after == before
     assert not (folder / "bang").exists()
-    passed["scripts"] += 1
+    case("bad input in the scripts")
 
 
-def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, tmp_path, passed):
+def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, tmp_path, case):
     """In a process of its own: the exporter writes temporary files of many kinds, and logs."""
     folder = shutil.copytree(sound, tmp_path / "folder")
     before = files(folder)
@@ -108,7 +80,7 @@ def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, t
     printed = f"03_Training.py: the exporter failed, {ONNX} is unchanged: "
     assert result.code == 1 and result.err.splitlines()[-1].startswith(printed) and "Traceback" not in result.err
     assert files(folder) == before
-    passed["scripts"] += 1
+    case("bad input in the scripts")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("0*.py")))
@@ -141,13 +113,13 @@ MAKE_CASES = {
 
 
 @pytest.mark.parametrize("name", MAKE_CASES)
-def test_make_reports_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path, passed, name):
+def test_make_reports_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path, case, name):
     """In a fresh copy of the repository whose folder has spaces in its name, beside data of the reader's own."""
     arguments, words = MAKE_CASES[name]
     folder = shutil.copytree(sound, tmp_path / "a folder with spaces")
     copy_product(folder)
     before = files(folder)
-    result = run("make", f"PYTHON={sys.executable}", *arguments, cwd=folder)
+    result = run("make", f"PYTHON={PYTHON}", *arguments, cwd=folder)
     assert result.code == 2 and words in result.err and "Traceback" not in result.err
     assert sum(words in line for line in result.err.splitlines()) == 1
     after = files(folder)
@@ -155,13 +127,13 @@ def test_make_reports_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path
     assert [
         path for path in after.keys() - before.keys() if "__pycache__" not in path and ".settings" not in path
     ] == []
-    passed["make"] += 1
+    case("bad input in make")
 
 
 def test_make_works_in_a_folder_with_spaces(tmp_path):
     folder = tmp_path / "a folder with spaces"
     folder.mkdir()
     copy_product(folder)
-    result = run("make", "data", f"PYTHON={sys.executable}", "TRAIN=1", "VAL=1", cwd=folder)
+    result = run("make", "data", f"PYTHON={PYTHON}", "TRAIN=1", "VAL=1", cwd=folder)
     assert result.code == 0, result.err
     assert len(list((folder / "data" / "train").rglob("*.png"))) == 6 * 81  # two pages, two newspapers cut twice

@@ -8,7 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import script
+from conftest import ROOT, script
 
 from digitnet_board import CELL, find_board, grid_doubts, straighten_page
 from digitnet_data import load_photo, rectangle
@@ -20,6 +20,7 @@ from reading.grid import Board, photo_points
 from reading.ink import measure_ink
 from reading.rules import MAX_STEPS, Rules, repeats
 
+MODEL = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
 HEIGHT, WIDTH = 1200, 900
 PLACE = np.array([(160, 300), (700, 280), (730, 850), (140, 830)], np.float32)  # of the board in most scenes
 
@@ -351,9 +352,8 @@ def test_a_puzzle_that_is_hard_to_refute_ends_in_doubt():
 # --- the script --------------------------------------------------------------------------------
 
 
-def read(trained, *options, cwd=None):
-    model = trained.out / "sudoku_digitnet.onnx"
-    return script("06_ReadBoard.py", *options, "--onnx", model, **({"cwd": cwd} if cwd else {}))
+def read(*options, cwd=ROOT):
+    return script("06_ReadBoard.py", *options, "--onnx", MODEL, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -382,10 +382,10 @@ def photos(tmp_path_factory):
     return folder, puzzle, (cell, given), corners
 
 
-def test_a_print_is_read_and_verified_however_it_is_turned_or_coloured(trained, photos):
+def test_a_print_is_read_and_verified_however_it_is_turned_or_coloured(photos):
     folder, puzzle, _, _ = photos
     names = [*(f"turned{90 * turn}.png" for turn in range(4)), "dark.png", "transparent.png", "deep.png", "colour.jpg"]
-    result = read(trained, *names, "--json", "--solve", cwd=folder)
+    result = read(*names, "--json", "--solve", cwd=folder)
     assert result.code == 0, result.err + result.out
     readings = [json.loads(line) for line in result.out.splitlines()]
     solution = "".join(map(str, next(solutions({c: int(d) for c, d in enumerate(puzzle) if d != "0"}))))
@@ -400,9 +400,9 @@ def test_a_print_is_read_and_verified_however_it_is_turned_or_coloured(trained, 
     assert np.abs(np.stack([height - 1 - upright[:, 1], upright[:, 0]], axis=1) - quarter).max() < 3
 
 
-def test_a_single_photo_prints_its_grid_and_solution(trained, photos, tmp_path):
+def test_a_single_photo_prints_its_grid_and_solution(photos, tmp_path):
     folder, puzzle, _, _ = photos
-    result = read(trained, folder / "turned0.png", "--solve", "--picture", tmp_path / "out.png")
+    result = read(folder / "turned0.png", "--solve", "--picture", tmp_path / "out.png")
     assert result.code == 0 and result.err == ""
     lines = result.out.splitlines()
     shown = [line.replace("|", " ").split() for line in lines if line and "+" not in line and " digits" not in line]
@@ -413,28 +413,28 @@ def test_a_single_photo_prints_its_grid_and_solution(trained, photos, tmp_path):
     assert picture.shape[:2] == photo.shape and (picture[..., 0] != picture[..., 1]).any()  # colour: something is drawn
 
 
-def test_a_repeated_digit_makes_a_photo_suspect(trained, photos):
+def test_a_repeated_digit_makes_a_photo_suspect(photos):
     folder, _, cells, _ = photos
-    result = read(trained, folder / "repeated.png", folder / "turned0.png", "--json")
+    result = read(folder / "repeated.png", folder / "turned0.png", "--json")
     assert result.code == 3
     reading = json.loads(result.out.splitlines()[0])
     places = [[cell // 9 + 1, cell % 9 + 1] for cell in sorted(cells)]
     assert reading["verdict"] == "suspect" and places in [reason["cells"] for reason in reading["reasons"]]
     assert "is repeated in row " in reading["reasons"][0]["text"]
-    alone = read(trained, folder / "repeated.png", "--solve")
+    alone = read(folder / "repeated.png", "--solve")
     assert alone.code == 3 and alone.out.count("?") >= 2 and "no solution to print" in alone.out
 
 
-def test_photos_without_a_board_are_reported_and_the_highest_exit_code_counts(trained, photos):
+def test_photos_without_a_board_are_reported_and_the_highest_exit_code_counts(photos):
     folder, _, _, _ = photos
-    result = read(trained, "turned0.png", "white.png", "tiny.png", cwd=folder)
+    result = read("turned0.png", "white.png", "tiny.png", cwd=folder)
     first, white, tiny = result.out.splitlines()
     assert result.code == 4 and first.startswith("turned0.png: verified: ")
     assert white.startswith("white.png: not found: no 9x9 grid is seen") and "smaller than 81 pixels" in tiny
-    assert read(trained, folder / "white.png").code == 4
+    assert read(folder / "white.png").code == 4
 
 
-def test_a_board_is_read_where_the_user_says_it_is(trained, photos, tmp_path):
+def test_a_board_is_read_where_the_user_says_it_is(photos, tmp_path):
     folder, puzzle, _, corners = photos
     page = load_photo(folder / "turned0.png")
     (left, top), (right, bottom) = np.rint(corners[0]).astype(int), np.rint(corners[2]).astype(int)
@@ -445,7 +445,7 @@ def test_a_board_is_read_where_the_user_says_it_is(trained, photos, tmp_path):
         [folder / "turned0.png", "--corners", *corners.ravel()],
         [folder / "turned0.png", "--crop-margin", 0.1],
     ):
-        result = read(trained, *options)
+        result = read(*options)
         assert result.code == 0 and puzzle in result.out, result.out
 
 
@@ -473,18 +473,18 @@ def png_header(width, height):
         (["turned0.png", "--straightened", "--corners", *"12345678"], 2, "not allowed with argument"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(trained, photos, options, code, words):
+def test_a_mistake_is_reported_in_one_line(photos, options, code, words):
     folder, _, _, _ = photos
     (folder / "folder").mkdir(exist_ok=True)
     (folder / "text.jpg").write_text("no picture")
     (folder / "empty.png").write_bytes(b"")
     (folder / "huge.png").write_bytes(png_header(50_000, 50_000))
-    result = read(trained, *options, cwd=folder)
+    result = read(*options, cwd=folder)
     assert result.code == code and words in result.err and len(result.err.splitlines()) == 1
     assert not (folder / "out.png").exists()
 
 
-def test_unreadable_photos_do_not_stop_the_others(trained, photos):
+def test_unreadable_photos_do_not_stop_the_others(photos):
     folder, puzzle, _, _ = photos
-    result = read(trained, "nowhere.jpg", "turned0.png", cwd=folder)
+    result = read("nowhere.jpg", "turned0.png", cwd=folder)
     assert result.code == 1 and puzzle in result.out and len(result.err.splitlines()) == 1

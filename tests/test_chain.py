@@ -8,10 +8,9 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
-from conftest import ROOT, WITHOUT_MAKE, make, run, script
+from conftest import PYTHON, ROOT, WITHOUT_MAKE, make, run, script
 
 EVALUATION = {
     "confusion_matrix.png",
@@ -54,12 +53,32 @@ def test_second_make_does_nothing(built):
 
 def test_changed_epochs_rebuild_the_weights_and_what_depends_on_them(chain):
     data, before = times(chain.data), times(chain.out)
-    result = chain.make("EPOCHS=2")
+    result = chain.make("-j2", "EPOCHS=2")
     assert result.code == 0, result.err
     assert times(chain.data) == data
     assert all(after > before[name] for name, after in times(chain.out).items())
     assert len(json.loads((chain.out / "training.json").read_text())["epochs"]) == 2
     assert "Nothing to be done for 'all'" in chain.make("EPOCHS=2").out
+
+
+@pytest.fixture
+def touch(chain, tmp_path):
+    """A stand-in for `python` that touches what a script of the chain writes, where only make's choice is tested."""
+    program = tmp_path / "touch"
+    program.write_text(
+        f"""#!/bin/sh
+case "$*" in
+03_Training.py*--export-only) names=sudoku_digitnet.onnx;;
+04_Parity.py*) names="parity.json golden.npz";;
+05_Evaluate.py*) names="{" ".join(EVALUATION)}";;
+tools/summarize.py*) names=summary.txt;;
+*) echo "$*: not expected" >&2; exit 1;;
+esac
+cd "{chain.out}" && touch $names
+"""
+    )
+    program.chmod(0o755)
+    return program
 
 
 @pytest.mark.parametrize(
@@ -73,10 +92,10 @@ def test_changed_epochs_rebuild_the_weights_and_what_depends_on_them(chain):
         ("summary.txt", {"summary.txt"}),
     ],
 )
-def test_one_lost_artifact_is_remade_with_what_depends_on_it_alone(chain, lost, remade):
+def test_one_lost_artifact_is_remade_with_what_depends_on_it_alone(chain, touch, lost, remade):
     before = times(chain.out)
     (chain.out / lost).unlink()
-    result = chain.make("-j2")
+    result = chain.make("-j2", f"PYTHON={touch}")
     assert result.code == 0, result.err
     after = times(chain.out)
     assert sorted(after) == ARTIFACTS
@@ -136,7 +155,7 @@ def test_training_by_itself_needs_no_arguments(chain):
     for module in ROOT.glob("*.py"):
         shutil.copy(module, chain.folder)
     shutil.rmtree(chain.out)
-    result = run(sys.executable, "03_Training.py", "--epochs", 1, "--threads", 1, cwd=chain.folder)
+    result = run(PYTHON, "03_Training.py", "--epochs", 1, "--threads", 1, cwd=chain.folder)
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     assert lines[0] == "Train batch shape: torch.Size([256, 1, 28, 28])"
@@ -167,7 +186,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_old_artifacts(chain
 @pytest.mark.parametrize("ask", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_training_leaves_the_old_artifacts(chain, snapshot, ask):
     before = snapshot(chain.out)
-    command = [sys.executable, ROOT / "03_Training.py", "--data", chain.data, "--out", chain.out, "--epochs", "500"]
+    command = [PYTHON, ROOT / "03_Training.py", "--data", chain.data, "--out", chain.out, "--epochs", "500"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "Train batch shape" in process.stdout.readline()
     err = ""

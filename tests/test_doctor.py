@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, run
+from conftest import PYTHON, ROOT, run
 
 sys.path.insert(0, str(ROOT / "tools"))
 import doctor
@@ -269,26 +269,27 @@ def model():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
 
 
-def check_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> doctor.Check:
-    """The check of an ONNX file by this Python, without the import of every package, which takes seconds."""
+def check_file(path: Path, monkeypatch: pytest.MonkeyPatch, python: str = PYTHON) -> doctor.Check:
+    """The check of an ONNX file by `python`, without the import of every package, which takes seconds."""
     monkeypatch.setattr(doctor, "MODULES", ("numpy", "onnxruntime"))
-    return dict(doctor.check_python(sys.executable, {}, True, path, "INSTALL", "make PROFILE=photo"))["ONNX file"]
+    return dict(doctor.check_python(python, {}, True, path, "INSTALL", "make PROFILE=photo"))["ONNX file"]
 
 
 @pytest.mark.parametrize("reader", ["onnx", "onnxruntime"])
 def test_a_frozen_batch_and_a_broken_file_are_found(machine, monkeypatch, tmp_path, model, reader):
-    path = tmp_path / "model.onnx"
+    path, python = tmp_path / "model.onnx", PYTHON
     if reader == "onnxruntime":  # where onnx is not installed
         (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnx'] = None")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    expect(check_file(path, monkeypatch), "ok", f"{path}: not made yet")
+        python = sys.executable
+    expect(check_file(path, monkeypatch, python), "ok", f"{path}: not made yet")
     path.write_bytes(model.SerializeToString())
-    expect(check_file(path, monkeypatch), "ok", f"{path}: keeps its contract")
+    expect(check_file(path, monkeypatch, python), "ok", f"{path}: keeps its contract")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     path.write_bytes(model.SerializeToString())
-    expect(check_file(path, monkeypatch), "fail", f"-> rm '{path}'; make PROFILE=photo export")
+    expect(check_file(path, monkeypatch, python), "fail", f"-> rm '{path}'; make PROFILE=photo export")
     path.write_bytes(b"no model")
-    expect(check_file(path, monkeypatch), "fail", "not an ONNX file")
+    expect(check_file(path, monkeypatch, python), "fail", "not an ONNX file")
 
 
 def test_an_incomplete_model_is_refused(machine, monkeypatch, tmp_path, model):

@@ -77,19 +77,19 @@ def test_pins_for_the_golden_check_are_those_of_all():
     } and inference < pins[0]
 
 
-def test_golden_check_refuses_another_models_answers(chain):
-    path = chain.out / "sudoku_digitnet.onnx"
+def test_golden_check_refuses_another_models_answers(exported):
+    path = exported.out / "sudoku_digitnet.onnx"
     model = onnx.load(path)
     replace(model, "net.7.bias", np.ones(10, np.float32))
     onnx.save(model, path)
-    result = check_golden(chain)
+    result = check_golden(exported)
     assert result.code == 1 and "is not the file that" in result.err and "MAE" in result.err
 
 
-def test_golden_check_refuses_another_file_with_nearly_the_same_answers(chain):
-    path = chain.out / "sudoku_digitnet.onnx"
+def test_golden_check_refuses_another_file_with_nearly_the_same_answers(exported):
+    path = exported.out / "sudoku_digitnet.onnx"
     path.write_bytes(path.read_bytes() + onnx.ModelProto(doc_string="x").SerializeToString())
-    result = check_golden(chain)
+    result = check_golden(exported)
     assert result.code == 1 and "is not the file that" in result.err and "MAE" not in result.err
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, TORCHRUN, WITHOUT_MAKE, run, script
+from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, run, script
 
 from digitnet_cli import UserError
 from digitnet_data import load_cells
@@ -22,15 +22,11 @@ EPOCHS = 3
 
 
 def options(chain, out):
-    return [
-        *("--data", chain.data, "--out", out, "--epochs", EPOCHS, "--batch-size", 64),
-        "--threads",
-        1,
-        "--train-only",
-    ]
+    small = ("--epochs", EPOCHS, "--batch-size", 64, "--threads", 1, "--train-only")
+    return ["--data", chain.data, "--out", out, *small]
 
 
-def start(name, *arguments, launcher=(sys.executable,)):
+def start(name, *arguments, launcher=(PYTHON,)):
     command = [*launcher, ROOT / name, *arguments]
     return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -97,7 +93,8 @@ def test_training_killed_at_random_moments_ends_in_the_same_weights(built, unint
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_training_that_is_asked_to_stop_says_how_to_continue_and_does(built, uninterrupted, tmp_path, number):
     weights, _ = uninterrupted
-    code, printed = stop_after(start("03_Training.py", *options(built, tmp_path)), 0, number, b"epoch 2/")
+    training = start("03_Training.py", *options(built, tmp_path), launcher=(sys.executable,))
+    code, printed = stop_after(training, 0, number, b"epoch 2/")
     assert code == 128 + number and "Traceback" not in printed
     assert "The same command continues after the last whole epoch" in printed
     result = script("03_Training.py", *options(built, tmp_path))
@@ -105,11 +102,18 @@ def test_training_that_is_asked_to_stop_says_how_to_continue_and_does(built, uni
     assert (tmp_path / "digitnet_best.pth").read_bytes() == weights
 
 
+@pytest.fixture(scope="module")
+def killed(built, tmp_path_factory):
+    """What a run that was killed in its second epoch leaves."""
+    out = tmp_path_factory.mktemp("killed")
+    stop_after(start("03_Training.py", *options(built, out)), 0, signal.SIGKILL, b"epoch 2/")
+    return out
+
+
 @pytest.mark.parametrize("change", ["settings", "data", "state broken"])
-def test_a_checkpoint_that_does_not_fit_is_reported_and_not_used(chain, uninterrupted, tmp_path, change):
+def test_a_checkpoint_that_does_not_fit_is_reported_and_not_used(chain, uninterrupted, killed, tmp_path, change):
     weights, _ = uninterrupted
-    out = tmp_path / "out"
-    stop_after(start("03_Training.py", *options(chain, out)), 0, signal.SIGKILL, b"epoch 2/")
+    out = shutil.copytree(killed, tmp_path / "out")
     (state,) = out.glob(".digitnet_state.pth")
     if change == "state broken":
         state.write_bytes(state.read_bytes()[:-200])
@@ -126,7 +130,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_not_used(chain, uninterr
 
 def test_make_continues_training_after_a_kill(chain, uninterrupted):
     weights, _ = uninterrupted
-    settings = [f"PYTHON={sys.executable}", f"DATA={chain.data}", f"OUT={chain.out}", f"EPOCHS={EPOCHS}"]
+    settings = [f"PYTHON={PYTHON}", f"DATA={chain.data}", f"OUT={chain.out}", f"EPOCHS={EPOCHS}"]
     command = ["make", "train", *settings, "BATCH=64", "THREADS=1", "TRAIN=6", "VAL=3"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=WITHOUT_MAKE)
     stop_after(process, 0, signal.SIGKILL, b"epoch 2/")
@@ -140,7 +144,8 @@ def test_killed_processes_resume_to_the_same_weights(built, tmp_path):
     whole = run(*TORCHRUN, ROOT / "03_Training.py", *options(built, tmp_path / "whole"))
     assert whole.code == 0, whole.err
     killed = options(built, tmp_path / "killed")
-    stop_after(start("03_Training.py", *killed, launcher=TORCHRUN), 0, signal.SIGKILL, b"epoch 2/")
+    launcher = ("env", f"PYTHON_EXEC={PYTHON}", sys.executable, *TORCHRUN[1:])  # of which all descendants are seen
+    stop_after(start("03_Training.py", *killed, launcher=launcher), 0, signal.SIGKILL, b"epoch 2/")
     assert not (tmp_path / "killed" / "digitnet_best.pth").exists()
     again = run(*TORCHRUN, ROOT / "03_Training.py", *killed)
     assert again.code == 0 and f"continues after epoch 1 of {EPOCHS}" in again.out, again.err
@@ -172,7 +177,7 @@ runpy.run_path(script, run_name="__main__")
 
 
 def prepare(out, seed):
-    return ["--train", "2", "--val", "1", "--workers", "1", "--seed", str(seed), "--out", str(out)]
+    return ["--train", "1", "--val", "1", "--workers", "1", "--seed", str(seed), "--out", str(out)]
 
 
 def cells_of(folder):
@@ -196,15 +201,16 @@ def test_preparing_data_killed_at_every_change_and_at_random_leaves_no_half_set(
         outcomes["refused" if found is None else "old" if found == old else "new"] += 1
         assert found in (None, old, new)
 
+    (tmp_path / "killer.py").write_text(KILLER)
     for change in range(1, 11):
         folder = shutil.copytree(tmp_path / "whole1", tmp_path / f"change{change}")
-        command = [sys.executable, "-c", KILLER, str(change), str(ROOT / "02_PrepareData.py"), *prepare(folder, 2)]
-        assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+        arguments = (change, ROOT / "02_PrepareData.py", *prepare(folder, 2))
+        assert run(PYTHON, tmp_path / "killer.py", *arguments).code == -signal.SIGKILL
         judge(folder)
     for kill in range(request.config.getoption("--kills")):
         folder = shutil.copytree(tmp_path / "whole1", tmp_path / f"random{kill}")
         process = start("02_PrepareData.py", *prepare(folder, 2))
-        time.sleep(rng.uniform(0, 2))
+        time.sleep(rng.uniform(0, 1))
         process.kill()
         process.communicate()
         judge(folder)

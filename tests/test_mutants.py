@@ -7,15 +7,21 @@ reason.
 """
 
 import runpy
+from pathlib import Path
 
-from conftest import ROOT, script
+import onnx
+import torch
+from conftest import ROOT
 from mutants import digitnet_mutants, digitnetv2_mutants
+from onnx import numpy_helper
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells
+from digitnet_model import NETWORKS, fold_batchnorm
 from digitnet_onnx import load_model
 from digitnet_parity import Limits, exported_weights, make_references
 
+PRETRAINED = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
 EQUIVALENT = {
     "Identity after the logits": "passes its input on unchanged",
     "Dropout before the last layer": "does nothing outside training",
@@ -28,15 +34,11 @@ EQUIVALENT = {
 
 
 class Subject:
-    """A network trained on few pages, its ONNX file, and parity's verdict on other files."""
+    """A trained network, its ONNX file, and parity's verdict on other files."""
 
-    def __init__(self, data, folder, model, epochs):
-        options = ("--model", model, "--epochs", epochs, "--batch-size", 32, "--threads", 1)
-        result = script("03_Training.py", "--data", data, "--out", folder, *options)
-        assert result.code == 0, result.err
-        self.original = (folder / "sudoku_digitnet.onnx").read_bytes()
-        self.mutant, self.check = folder / "mutant.onnx", runpy.run_path(str(ROOT / "04_Parity.py"))["check"]
-        network = load_model(folder / f"{model}_best.pth")
+    def __init__(self, network: torch.nn.Module, onnx_file: Path, data: Path, mutant: Path) -> None:
+        self.original, self.mutant = onnx_file.read_bytes(), mutant
+        self.check = runpy.run_path(str(ROOT / "04_Parity.py"))["check"]
         self.weights = exported_weights(network)
         cells = Cells(*(part[::3] for part in load_cells(data / "val")))
         references = make_references(network, {"validation cells": cells})
@@ -61,8 +63,9 @@ class Subject:
         return {name for name, content in mutants.items() if not self.failures(content)}
 
 
-def test_every_mutant_is_refused_or_explained(built, tmp_path, count):
-    subject = Subject(built.data, tmp_path, "digitnet", epochs=12)
+def test_every_mutant_is_refused_or_explained(trained, tmp_path, count):
+    network = load_model(trained.out / "digitnet_best.pth")
+    subject = Subject(network, trained.out / "sudoku_digitnet.onnx", trained.data, tmp_path / "mutant.onnx")
     mutants = digitnet_mutants(subject.original, tmp_path)
     accepted = subject.accepted(mutants)
     count(f"mutants: {len(mutants)} made, {len(mutants) - len(accepted)} refused, {len(accepted)} explained")
@@ -70,8 +73,16 @@ def test_every_mutant_is_refused_or_explained(built, tmp_path, count):
     assert accepted == set(EQUIVALENT)
 
 
-def test_every_mutant_of_digitnetv2_is_refused(built, tmp_path, count):
-    subject = Subject(built.data, tmp_path, "digitnetv2", epochs=12)
+def pretrained_network() -> torch.nn.Module:
+    """The pretrained file's network in PyTorch, BatchNorm folded as in the file."""
+    network = fold_batchnorm(NETWORKS["digitnetv2"]())
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(PRETRAINED).graph.initializer}
+    network.load_state_dict({name: torch.from_numpy(tensors[name].copy()) for name in network.state_dict()})
+    return network
+
+
+def test_every_mutant_of_digitnetv2_is_refused(trained, tmp_path, count):
+    subject = Subject(pretrained_network(), PRETRAINED, trained.data, tmp_path / "mutant.onnx")
     mutants = digitnetv2_mutants(subject.original)
     accepted = subject.accepted(mutants)
     count(f"mutants of DigitNetV2: {len(mutants)} made, {len(mutants) - len(accepted)} refused")

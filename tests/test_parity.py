@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT, Result, call
 from mutants import replace, weight
 from onnx import numpy_helper
 
@@ -18,9 +18,16 @@ from digitnet_onnx import classify, contract_failures, load_model, open_session,
 from digitnet_parity import Limits, Reference, compute_reference, edge_inputs
 
 
-def check(chain, *options):
-    files = ("--onnx", chain.out / "sudoku_digitnet.onnx", "--weights", chain.out / "digitnet_best.pth")
-    return script("04_Parity.py", *files, "--data", chain.data, *options)
+@pytest.fixture
+def check(few_newspapers, capsys):
+    """Call check(chain, options...) to run 04_Parity.py on a chain's files."""
+
+    def run_check(chain, *options):
+        files = ("--onnx", chain.out / "sudoku_digitnet.onnx", "--weights", chain.out / "digitnet_best.pth")
+        code = call(["04_Parity.py", *files, "--data", chain.data, *options])
+        return Result(code, *capsys.readouterr())
+
+    return run_check
 
 
 def test_exported_file_keeps_the_whole_contract(built):
@@ -103,16 +110,16 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_parity_fails_on_a_broken_model_and_prints_every_reason(chain, name):
+def test_parity_fails_on_a_broken_model_and_prints_every_reason(exported, check, name):
     """Check the printed reasons; tests/test_mutants.py has every kind of break."""
     damage, words = BREAKS[name]
-    path = chain.out / "sudoku_digitnet.onnx"
+    path = exported.out / "sudoku_digitnet.onnx"
     model = onnx.load(path)
     damage(model)
     onnx.save(model, path)
-    result = check(chain)
+    result = check(exported)
     assert result.code == 1 and "Traceback" not in result.err and "parity passed" not in result.out
-    report = json.loads((chain.out / "parity.json").read_text())
+    report = json.loads((exported.out / "parity.json").read_text())
     assert not report["passed"]
     for part in words:
         assert any(part in failure for failure in report["failures"])
@@ -155,19 +162,19 @@ def test_a_tie_in_the_last_bits_does_not_count_as_another_class_but_a_change_doe
     assert parity["count_changes"](reference, changed, 2e-6)["different_class"] == 1
 
 
-def test_weights_in_a_second_file_are_refused(chain):
-    path = chain.out / "sudoku_digitnet.onnx"
+def test_weights_in_a_second_file_are_refused(exported, check):
+    path = exported.out / "sudoku_digitnet.onnx"
     onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=0, location="weights.data")
-    result = check(chain)
+    result = check(exported)
     assert result.code == 1 and "another file" in result.err
 
 
-def test_a_lower_limit_makes_parity_fail(built, tmp_path):
+def test_a_lower_limit_makes_parity_fail(built, check, tmp_path):
     result = check(built, "--max-mae", "1e-12", "--report", tmp_path / "report.json")
     assert result.code == 1 and "MAE" in result.err and "is above 1e-12" in result.err
     assert not json.loads((tmp_path / "report.json").read_text())["passed"]
 
 
-def test_a_lower_limit_of_the_largest_difference_makes_parity_fail(built, tmp_path):
+def test_a_lower_limit_of_the_largest_difference_makes_parity_fail(built, check, tmp_path):
     result = check(built, "--max-abs", "1e-12", "--report", tmp_path / "report.json")
     assert result.code == 1 and "largest difference" in result.err and "MAE" not in result.err

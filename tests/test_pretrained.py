@@ -2,9 +2,8 @@
 """The pretrained file keeps the contract, and its card matches it."""
 
 import hashlib
-import sys
 
-from conftest import ROOT, run
+from conftest import ROOT, script
 
 from digitnet_board import read_board
 from digitnet_onnx import contract_failures, open_session
@@ -32,12 +31,10 @@ def test_the_pretrained_file_reads_drawn_photos():
 
 def test_a_card_is_not_written_for_another_models_report(built, tmp_path):
     options = ("--artifacts", built.out, "--out", tmp_path)
-    assert run(sys.executable, ROOT / "tools" / "pretrained.py", *options).code == 0
+    assert script("tools/pretrained.py", *options).code == 0
     assert hashlib.sha256((built.out / "sudoku_digitnet.onnx").read_bytes()).hexdigest() in (
         tmp_path / "README.md"
     ).read_text(encoding="utf-8")
     (tmp_path / "evaluation.json").write_text('{"sets": {}, "sha256": {"x": "0"}}')
-    result = run(
-        sys.executable, ROOT / "tools" / "pretrained.py", *options, "--evaluation", tmp_path / "evaluation.json"
-    )
+    result = script("tools/pretrained.py", *options, "--evaluation", tmp_path / "evaluation.json")
     assert result.code == 1 and "is of another ONNX file" in result.err

@@ -3,12 +3,11 @@
 
 import csv
 import shutil
-import sys
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, run, script
+from conftest import PYTHON, ROOT, run, script
 from PIL import Image
 
 from digitnet_data import CORNER_COLUMNS, load_boards, read_photos, rectify
@@ -154,7 +153,7 @@ def test_make_real_asks_for_the_clone_and_make_clean_keeps_what_it_makes(dataset
         shutil.copy(ROOT / path, tmp_path / path)
     result = run("make", "real", "VENV=", cwd=tmp_path)
     assert result.code == 2 and "make real DATASET=" in result.err and not (tmp_path / "data").exists()
-    result = run("make", "real", f"DATASET={dataset[0]}", f"PYTHON={sys.executable}", cwd=tmp_path)
+    result = run("make", "real", f"DATASET={dataset[0]}", f"PYTHON={PYTHON}", cwd=tmp_path)
     assert result.code == 0, result.err
     made = snapshot(tmp_path / "data" / "real")
     assert len(made) == 5 + 5 + 3
