@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Python that has its packages imported already, which saves each process that the tests start 2 to 8 seconds.
 
 start() returns a program to call as `python script.py ...`, `python -m module ...` or `python -c code ...`. It hands
