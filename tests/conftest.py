@@ -152,11 +152,21 @@ def exported(built: Chain, tmp_path: Path) -> Chain:
     return built._replace(out=Path(shutil.copytree(built.out, tmp_path / "artifacts")))
 
 
+def link_cell(source: str, target: str) -> None:
+    """Copy a file with its times, or link to it if it is a picture."""
+    (os.link if source.endswith(".png") else shutil.copy2)(source, target)
+
+
 @pytest.fixture
 def chain(built: Chain, tmp_path: Path) -> Chain:
-    """A copy of the built chain that a test may break; file times are kept."""
-    shutil.copytree(built.folder, tmp_path / "chain", copy_function=shutil.copy2)
+    """A copy of the built chain that a test may break; file times are kept.
+
+    Its thousands of cells are links to the built chain's: remove one before you write another in its place.
+    """
     folder = tmp_path / "chain"
+    shutil.copytree(built.data, folder / "data", copy_function=link_cell)
+    for part in ("artifacts", "real"):
+        shutil.copytree(built.folder / part, folder / part, copy_function=shutil.copy2)
     stamp = folder / "artifacts" / ".settings"  # it names the folder of the data, so the copy's is another setting
     time = stamp.stat().st_mtime_ns
     stamp.write_text(stamp.read_text().replace(str(built.folder), str(folder)))

@@ -202,7 +202,9 @@ def test_interrupted_training_leaves_the_old_artifacts(chain, snapshot, ask):
 @pytest.mark.parametrize("damage", ["missing class", "empty class", "broken image"])
 def test_bad_data_stop_make_and_keep_the_artifacts(chain, snapshot, damage):
     if damage == "broken image":
-        next((chain.data / "val" / "0").iterdir()).write_bytes(b"no image")
+        cell = next((chain.data / "val" / "0").iterdir())
+        cell.unlink()
+        cell.write_bytes(b"no image")
     else:
         shutil.rmtree(chain.data / "train" / "4")
         if damage == "empty class":

@@ -119,7 +119,9 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_not_used(chain, uninterr
         state.write_bytes(state.read_bytes()[:-200])
     elif change == "data":
         cell = next((chain.data / "train" / "3").iterdir())
-        cv2.imwrite(str(cell), 255 - cv2.imread(str(cell), cv2.IMREAD_GRAYSCALE))
+        pixels = cv2.imread(str(cell), cv2.IMREAD_GRAYSCALE)
+        cell.unlink()
+        cv2.imwrite(str(cell), 255 - pixels)
     result = script("03_Training.py", *options(chain, out), *(("--seed", 1) if change == "settings" else ()))
     assert result.code == 0 and "from the beginning" in result.out
     cause = {"settings": "another seed", "data": "another train_sha256", "state broken": "cannot be read"}[change]

@@ -101,8 +101,9 @@ def accompany(client: socket.socket) -> None:
     if child := os.fork():
         for stream in streams:
             os.close(stream)
-        client.send(str(child).encode())
         ended = os.pidfd_open(child)
+        with contextlib.suppress(OSError):  # it was killed, as is seen in the next line
+            client.send(str(child).encode())
         if client in select.select([client, ended], [], [])[0]:  # it was killed
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
