@@ -71,14 +71,14 @@ def uninterrupted(built, tmp_path_factory):
 
 
 def test_training_killed_at_random_moments_ends_in_the_same_weights(built, uninterrupted, tmp_path, request, count):
-    weights, printed = uninterrupted
+    weights, length = uninterrupted
     rng, kills, runs, resumed = np.random.default_rng(0), 0, 0, 0
     while kills < request.config.getoption("--kills"):
         out, runs = tmp_path / f"run {runs}", runs + 1
         code = None
         while code != 0:
             last = kills >= request.config.getoption("--kills")
-            after = 10 * printed if last else int(rng.integers(printed // 4, printed)) if kills else printed * 3 // 4
+            after = 10 * length if last else int(rng.integers(length // 4, length)) if kills else length * 3 // 4
             code, printed = stop_after(start("03_Training.py", *options(built, out)), after, signal.SIGKILL)
             assert code in (0, -signal.SIGKILL) and "Traceback" not in printed, printed
             kills += code != 0
