@@ -10,6 +10,11 @@ The verdict is one of: verified (the digits have exactly one solution, and no ot
 code 0), suspect (3), not found (4); of several photos the highest counts. A photo that cannot be read is an error (1).
 Needs numpy, OpenCV and onnxruntime. Takes artifacts/photo/sudoku_digitnet.onnx if `make PROFILE=photo` has made it,
 else pretrained/sudoku_digitnet_photo.onnx.
+
+`python3 06_ReadBoard.py docs/pictures/newspaper.png` takes 0.4 s on 2 x86-64 cores (AMD EPYC) and ends with:
+
+25 digits: 004000086000200304000090010030600000702000003510903000000009462000480000070300000
+verified: there is exactly one solution, and no other likely reading of a cell has one
 """
 
 from __future__ import annotations
