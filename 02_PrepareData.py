@@ -14,7 +14,7 @@ bytes, whatever the number of workers.
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
 cut off each side (as its grid processor does). After them, train has two photos of newspapers per puzzle, each cut
-four times, without most effects of pages/effects.py; val has the tutorial's pages only.
+twice, without most effects of pages/effects.py; val has the tutorial's pages only.
 --style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
 Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
@@ -33,7 +33,7 @@ SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training a
 TUTORIAL_CROP_MARGINS = (0.0, 0.12)  # in turn; whole cells are cut from the page's own size, the others from BOARD_SIDE
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
 NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
-CUTS = 4  # per such photo, each at its own corners and crop margin, as by four clients
+CUTS = 2  # per such photo, each at its own corners and crop margin, as by two clients
 CALIBRATION_BOARDS = 100  # at most, and at most one per puzzle for training
 MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)  # of photo pages
 TRAIN_PAGES_KEPT = 100

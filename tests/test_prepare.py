@@ -40,14 +40,14 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, sna
     for name in files:
         assert files[name].pop("prepared.json")  # holds the date and the number of workers
     assert files["one"] == files["three"]
-    # Cells and pages of 5 puzzles and of 6 newspapers cut four times, 3 boards for calibration, two CSV files, the marker.
-    assert len(files["one"]) == (5 * 2 + 6 * 4) * 82 + 3 * 81 + 3
+    # Cells and pages of 5 puzzles and of 6 newspapers cut twice, 3 boards for calibration, two CSV files, the marker.
+    assert len(files["one"]) == (5 * 2 + 6 * 2) * 82 + 3 * 81 + 3
 
     result = script("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one")
     assert result.code == 0, result.err
     other = snapshot(tmp_path / "one")
     assert other.keys() != files["one"].keys()  # other digits at other places
-    assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == (3 * 2 + 6 * 4) * 81  # replaced, not added to
+    assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == (3 * 2 + 6 * 2) * 81  # replaced, not added to
 
 
 def test_labels_places_and_crop_margins_are_right(built):
@@ -56,7 +56,7 @@ def test_labels_places_and_crop_margins_are_right(built):
         places = zip(cells.boards, cells.places, strict=True)
         found = dict(zip(places, zip(cells.labels, cells.pixels, strict=True), strict=True))
         pages = read_pages(built.data / "grids" / f"{split}.csv")
-        newspapers = 8 * puzzles if split == "train" else 0  # after the tutorial's pages
+        newspapers = 4 * puzzles if split == "train" else 0  # after the tutorial's pages
         assert len(pages) == 2 * puzzles + newspapers and len(found) == len(pages) * 81
         for page in pages[: 2 * puzzles]:
             name = page.file.removesuffix(".png")
@@ -96,11 +96,11 @@ def test_newspapers_are_in_train_alone_and_show_its_own_puzzles(built):
     assert set(cells["calibration"].boards) == {f"{n:06d}_cam" for n in range(6)}
     pages = read_pages(built.data / "grids" / "train.csv")
     newspapers = [page for page in pages if int(page.file[:6]) >= 6]
-    assert len(newspapers) == 48 and all(page.file.endswith("_cam.png") for page in newspapers)
-    for photo in zip(*(newspapers[cut::4] for cut in range(4)), strict=True):  # each photo is cut four times
+    assert len(newspapers) == 24 and all(page.file.endswith("_cam.png") for page in newspapers)
+    for photo in zip(*(newspapers[cut::2] for cut in range(2)), strict=True):  # each photo is cut twice
         assert len({(page.givens, page.corners.tobytes()) for page in photo}) == 1
         cuts = [cells["train"].pixels[cells["train"].boards == page.file[:-4]].tobytes() for page in photo]
-        assert len(set(cuts)) == 4
+        assert len(set(cuts)) == 2
     for page in newspapers:
         pixels = cells["train"].pixels[cells["train"].boards == page.file[:-4]]
         assert len(pixels) == 81 and pixels.max() < 255  # a photo: no cell is as white as a clean print
