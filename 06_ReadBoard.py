@@ -13,7 +13,7 @@ else pretrained/sudoku_digitnet_photo.onnx.
 
 `python3 06_ReadBoard.py docs/pictures/newspaper.png` takes 0.4 s on 2 x86-64 cores (AMD EPYC) and ends with:
 
-25 digits: 004000086000200304000090010030600000702000003510903000000009462000480000070300000
+29 digits: 023000100000040000160000597507800200009002050040730000000079028008401000070360000
 verified: there is exactly one solution, and no other likely reading of a cell has one
 """
 
