@@ -69,7 +69,7 @@ def forget_files(folders: list[Path]) -> None:
 
 def bench_scripts(args: argparse.Namespace) -> dict:
     """Measure seconds and peak memory of each script, imports included; the short ones three times, in turn."""
-    out, folders = args.out / "scripts", [args.data / "train", args.data / "val"]
+    out, folders = args.out / "scripts", [args.cells / "train", args.cells / "val"]
     onnx, weights = out / "sudoku_digitnet.onnx", out / "digitnet_best.pth"
     puzzles = ("--train", 30, "--val", 10) if args.quick else ()
     runs = {
