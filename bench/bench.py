@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from digitnet_cli import argument_parser, describe_run, non_negative_int, run_script, start_script, write_json
 
 PARTS = ("chapter", "seeds", "scripts", "inference", "photo", "processes")
+TRAINING = {"chapter", "seeds", "scripts", "processes"}  # parts that take the tutorial's own cells
 QUICK = ("chapter", "inference")
 
 
@@ -136,17 +137,19 @@ def main(args: argparse.Namespace) -> None:
     """Measure the parts, each in a process of its own; print tables and write bench.json."""
     args.data, args.out = args.data.resolve(), args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    args.cells = tutorial_cells(args.data, args.out / "cells")
+    parts = args.parts or (QUICK if args.quick else PARTS)
+    if TRAINING.intersection(parts):
+        args.cells = tutorial_cells(args.data, args.out / "cells")
 
     run = describe_run()
     versions = [f"{name} {run['versions'].get(name, '?')}" for name in ("torch", "onnxruntime")]
     print(f"{run['processor']}, {run['cpus']} cores, {platform.machine()}, {', '.join(versions)}, {run['date']}")
     report = args.out / "bench.json"
-    parts = args.parts or (QUICK if args.quick else PARTS)
     for part in parts:
-        # A process per part: memory and threads of one part have slowed down another by half.
+        # A process per part: memory and threads of one part have slowed down another by half. This one computes
+        # nothing, so it can be forked, which saves the imports.
         work = partial(measure_part, part, run, report)
-        process = multiprocessing.get_context("spawn").Process(target=run_script, args=(work, args))
+        process = multiprocessing.get_context("fork").Process(target=run_script, args=(work, args))
         process.start()
         process.join()
         if process.exitcode:

@@ -18,7 +18,7 @@ from pages.newspaper import text_bank
 
 MODEL = ROOT / "pretrained/sudoku_digitnet_photo.onnx"
 SIZES = {"1,000 pixels": (1000, 750), "12 megapixels": (4000, 3000)}  # height, width
-PHOTOS = 8  # of each size
+PHOTOS, RUNS = 8, 5  # photos of each size; runs of the whole command
 
 
 def draw_page(view: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -39,10 +39,11 @@ def bench_photo(args: argparse.Namespace) -> dict:
     session = open_session(MODEL, threads=1)
     folder = args.out / "photos"
     folder.mkdir(exist_ok=True)
-    results, rows, command = {}, [], []
+    results, rows = {}, []
+    photos, runs = (2, 1) if args.quick else (PHOTOS, RUNS)
     for name, (height, width) in SIZES.items():
         paths: list[Path] = []
-        for number, (_, photo) in enumerate(draw_photos(2 if args.quick else PHOTOS)):
+        for number, (_, photo) in enumerate(draw_photos(photos)):
             paths.append(folder / f"{height}_{number}.jpg")
             cv2.imwrite(str(paths[-1]), draw_page(photo.view, height, width))
         readings = [read_board(session, load_photo(path)) for path in paths]
@@ -51,7 +52,7 @@ def bench_photo(args: argparse.Namespace) -> dict:
         rows.append([f"{name}, in process", statistics.median(seconds), max(seconds), len(seconds)])
         verified = [path for path, reading in zip(paths, readings, strict=True) if reading.verdict == VERIFIED]
         if verified:
-            command = [run_measured(sys.executable, "06_ReadBoard.py", verified[0])["seconds"] for _ in range(5)]
+            command = [run_measured(sys.executable, "06_ReadBoard.py", verified[0])["seconds"] for _ in range(runs)]
             results[f"{name}, command"] = command
             rows.append([f"{name}, 06_ReadBoard.py", statistics.median(command), max(command), len(command)])
     table("Reading photos", ["", "s, median", "s, most", "photos or runs"], rows)

@@ -36,6 +36,7 @@ def test_a_part_is_measured_and_added_to_the_report(built, tmp_path):
         assert any(line.startswith(f"| {way} |") for line in result.out.splitlines())
     assert len(photo["results"]) == 4 and all(min(seconds) > 0 for seconds in photo["results"].values())
     assert "times as long" not in result.out  # chapter and seeds are of another call
+    assert not (tmp_path / "cells").exists()  # linked for training only
 
 
 def test_without_packages_one_line_says_what_is_missing(tmp_path):
