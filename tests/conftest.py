@@ -18,6 +18,7 @@ from typing import NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import cv2
+import numpy as np
 import pytest
 import warm_python
 from filelock import FileLock  # torch brings it
@@ -102,6 +103,17 @@ def draw_boards(folder: Path, number: int) -> None:
         photos.append(",".join(map(str, [f"image{i}", givens, *photo.corners.ravel(), 0, "newspaper; drawn"])))
     (folder / "labels.csv").write_text("\n".join(labels) + "\n")
     (folder / "photos" / "photos.csv").write_text("\n".join(photos) + "\n")
+
+
+@pytest.fixture(scope="session")
+def full_puzzle() -> str:
+    """A puzzle with 33 digits or more, so that the others do without some."""
+    from pages.puzzles import draw_puzzle
+
+    rng = np.random.default_rng(11)
+    while (drawn := draw_puzzle(rng)).count("0") > 48:
+        pass
+    return drawn
 
 
 @pytest.fixture(scope="session")

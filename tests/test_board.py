@@ -246,12 +246,9 @@ def test_blank_cells_with_bleached_lines_are_doubted():
 
 
 @pytest.fixture(scope="module")
-def puzzle():
-    """A puzzle with 30 digits or more, so that some are redundant; and its solution."""
-    rng = np.random.default_rng(11)
-    while (text := draw_puzzle(rng)).count("0") > 48:
-        pass
-    digits = np.array([int(digit) for digit in text])
+def puzzle(full_puzzle):
+    """The digits of a puzzle, some of them redundant, and its solution; int [81]."""
+    digits = np.array([int(digit) for digit in full_puzzle])
     solution = next(solutions({cell: int(digit) for cell, digit in enumerate(digits) if digit}))
     return digits, np.array(solution)
 

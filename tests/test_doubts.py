@@ -8,7 +8,6 @@ from conftest import ROOT
 
 from digitnet_board import SUSPECT, VERIFIED, read_board
 from digitnet_onnx import open_session
-from pages.puzzles import draw_puzzle
 from pages.tutorial import draw_page
 from reading import cells
 from reading.grid import Board
@@ -24,14 +23,11 @@ def session():
 
 
 @pytest.fixture(scope="module")
-def print_of():
+def print_of(full_puzzle):
     """A print, its board, its digits, and a cell whose digit the others do without."""
-    rng = np.random.default_rng(11)
-    while (puzzle := draw_puzzle(rng)).count("0") > 48:
-        pass
-    digits = np.array([int(digit) for digit in puzzle])
+    digits = np.array([int(digit) for digit in full_puzzle])
     spare = next(cell for cell in np.flatnonzero(digits) if Rules().is_unique(digits, cell, 0))
-    page, corners = draw_page(puzzle, "Rubik")
+    page, corners = draw_page(full_puzzle, "Rubik")
     return cv2.GaussianBlur(page, (3, 3), 0), Board(corners.astype(np.float32)), digits, int(spare)
 
 
