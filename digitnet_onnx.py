@@ -92,12 +92,18 @@ def check_signature(session: onnxruntime.InferenceSession) -> None:
 
 def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:
     """List breaks of the contract that ONNX Runtime alone can see: names, types, dimensions of input and output."""
+    ends = (session.get_inputs(), session.get_outputs())
+    return compare_signature(*([(value.name, value.type, value.shape) for value in values] for values in ends))
+
+
+def compare_signature(inputs: list[tuple], outputs: list[tuple]) -> list[str]:
+    """List how inputs and outputs, each as name, type and dimensions, differ from the contract's."""
     failures = []
-    for role, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+    for role, values in (("input", inputs), ("output", outputs)):
         name, sizes = SIGNATURE[role]
-        found = [(value.name, value.type, value.shape[1:]) for value in values]
-        if found != [(name, "tensor(float)", sizes)] or not isinstance(values[0].shape[0], str):
-            failures.append(f"{role} is {found}, not {name}, tensor(float), [N, {', '.join(map(str, sizes))}]")
+        fixed = [(name, kind, dims[1:]) for name, kind, dims in values]
+        if fixed != [(name, "tensor(float)", sizes)] or not (isinstance(values[0][2][0], str) and values[0][2][0]):
+            failures.append(f"{role} is {values}, not {name}, tensor(float), [N, {', '.join(map(str, sizes))}]")
     return failures
 
 
@@ -221,22 +227,13 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
     if len(free) > 1:
         failures.append(f"the batch is not the only free dimension: {', '.join(sorted(map(repr, free)))}")
 
-    for role, values in (("input", graph.input), ("output", graph.output)):
-        name, sizes = SIGNATURE[role]
-        if [value.name for value in values] != [name]:
-            failures.append(f"{role}s are named {[value.name for value in values]}, not ['{name}']")
-            continue
-        kind, dims = values[0].type.tensor_type.elem_type, dimensions(values[0])
-        if kind != onnx.TensorProto.FLOAT:
-            failures.append(f"{name} is {onnx.TensorProto.DataType.Name(kind)}, not FLOAT")
-        if len(dims) != len(sizes) + 1 or dims[1:] != sizes or not isinstance(dims[0], str) or not dims[0]:
-            failures.append(f"{name} has dimensions {dims}, not [N, {', '.join(map(str, sizes))}] with N free")
+    def kind(value: onnx.ValueInfoProto) -> str:
+        return "tensor(float)" if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT else "another type"
 
-    held = constants(model)
-    for name, values in held.items():
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            failures.append(f"{name} holds values that are not finite")
-    return failures + (weight_failures(held, weights) if weights is not None else [])
+    ends = (
+        [(value.name, kind(value), dimensions(value)) for value in values] for values in (graph.input, graph.output)
+    )
+    return failures + compare_signature(*ends) + weight_failures(constants(model), weights)
 
 
 def dimensions(value: onnx.ValueInfoProto) -> list[int | str]:
@@ -257,9 +254,12 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         return {}
 
 
-def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> list[str]:
-    """List, one line each, all `weights` that `held` lacks or has with other values, and all extra float arrays."""
-    failures = []
+def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray] | None) -> list[str]:
+    """List the arrays of `held` that are not finite; with `weights`, also those that it lacks, changes or adds."""
+    floats = {name: values for name, values in held.items() if values.dtype.kind == "f"}
+    failures = [f"{name} holds values that are not finite" for name in floats if not np.isfinite(floats[name]).all()]
+    if weights is None:
+        return failures
     for name, expected in weights.items():
         found = held.get(name)
         if found is None:
@@ -272,6 +272,5 @@ def weight_failures(held: dict[str, np.ndarray], weights: dict[str, np.ndarray])
             with np.errstate(invalid="ignore"):  # infinite minus infinite
                 most = float(np.abs(found - expected).max())
             failures.append(f"weights {name}: {different} of {found.size} differ, by up to {most:.1e}")
-    extra = {name: values for name, values in held.items() if values.dtype.kind == "f" and values.size > 1}
-    failures += [f"{name} {list(extra[name].shape)} are not weights of the network" for name in extra.keys() - weights]
-    return failures
+    extra = {name: values for name, values in floats.items() if values.size > 1 and name not in weights}
+    return failures + [f"{name} {list(extra[name].shape)} are not weights of the network" for name in extra]
