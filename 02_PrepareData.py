@@ -74,11 +74,11 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -180,19 +180,11 @@ def set_up_worker(parent: int, lock: int) -> None:
     os.close(lock)  # the parent's, which a worker must not hold longer
 
 
-class OneProcess(Executor):
-    """A pool of one process, this one. Needs no shared memory."""
-
-    def map(self, fn: Callable[..., Any], *iterables: Any, timeout: float | None = None, chunksize: int = 1) -> Any:
-        """Call `fn` in this process; `timeout` and `chunksize` have no effect."""
-        return map(fn, *iterables)
-
-
 @contextlib.contextmanager
 def open_pool(workers: int, lock: int) -> Iterator[Executor]:
-    """Start a pool of processes, or none for one worker. Raises UserError if one of them is killed."""
+    """Start a pool of processes, or a thread for one worker. Raises UserError if a process is killed."""
     cv2.setNumThreads(1)  # the processes are the parallelism; before they are forked, as threads are not
-    pool: Executor = OneProcess()
+    pool: Executor = ThreadPoolExecutor(1)  # needs no shared memory
     if workers > 1:
         try:  # forked by this process, so that they end with it
             context = multiprocessing.get_context("fork")

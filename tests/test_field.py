@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -483,10 +484,10 @@ def test_only_the_puzzles_that_are_used_are_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "judge_puzzle", lambda puzzle: judged.append(puzzle) or "")
     (tmp_path / "my.txt").write_text("\n".join(f"{i:081d}" for i in range(1, 40000)))
     args = argparse.Namespace(puzzles=tmp_path / "my.txt", seed=0, style="tutorial", train=3, val=1)
-    assert prepare.choose_puzzles(args, 4, prepare.OneProcess()) == judged and len(set(judged)) == 4
+    assert prepare.choose_puzzles(args, 4, ThreadPoolExecutor(1)) == judged and len(set(judged)) == 4
     (tmp_path / "my.txt").write_text("\n".join(PUZZLES))
     with pytest.raises(UserError, match="ask for fewer, such as --train 2 --val 1"):
-        prepare.choose_puzzles(args, 4, prepare.OneProcess())
+        prepare.choose_puzzles(args, 4, ThreadPoolExecutor(1))
 
 
 def test_boards_of_any_picture_format_are_read_alike(tmp_path):
