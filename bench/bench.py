@@ -5,9 +5,9 @@
 part       what is measured                                                            runs, statistic
 chapter    images per second, the tutorial's way and ours in turn                      3, median; its validation once
 seeds      03_Training.py with three seeds: time to 0.9928, errors after all epochs    1 per seed
-scripts    seconds and peak memory of each script; loading with and without file cache 3, median; long ones once
+scripts    seconds and peak memory of each script, and of loading the cells            3, median; long ones once
 inference  a board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch      many calls in 3 rounds, median
-photo      photos of 1,000 pixels and of 12 megapixels, in process, one thread; command  8 of each, median; 5
+photo      photos of 1,000 pixels and 12 megapixels, one thread; the whole command     8 of each, median; 5
 processes  threads in one process against processes under torchrun                     1 each
 
 Training is measured on the tutorial's own cells. Measures every part unless --parts names some. Other work on the
@@ -17,7 +17,6 @@ machine spoils the figures. Adds to bench.json in --out.
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import statistics
 import sys
@@ -41,13 +40,7 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
     add("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
     add("--quick", action="store_true", help=f"shorter and rougher, in under a minute: {', '.join(QUICK)}")
-    add(
-        "--chapter-epochs",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="also run N epochs of the tutorial's way",
-    )
+    add("--chapter-epochs", type=non_negative_int, default=0, metavar="N", help="also run N of the tutorial's epochs")
     return parser.parse_args()
 
 
@@ -61,35 +54,24 @@ from photo import bench_photo
 from training import bench_chapter, bench_processes, bench_seeds
 
 
-def forget_files(folders: list[Path]) -> None:
-    """Ask the system to drop the cells' files from its cache."""
-    for path in (path for folder in folders for path in folder.glob("*/*.png")):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def bench_scripts(args: argparse.Namespace) -> dict:
     """Measure seconds and peak memory of each script, imports included; the short ones three times, in turn."""
-    out, folders = args.out / "scripts", [args.cells / "train", args.cells / "val"]
+    out = args.out / "scripts"
     onnx, weights = out / "sudoku_digitnet.onnx", out / "digitnet_best.pth"
     puzzles = ("--train", 30, "--val", 10) if args.quick else ()
     runs = {
         "02_PrepareData.py": [run_measured(sys.executable, "02_PrepareData.py", "--out", out / "data", *puzzles)],
         "03_Training.py, one epoch": [train_measured(args.cells, out, "--train-only", "--epochs", 1)],
     }
-    load = ("-c", "import sys; from digitnet_data import load_cells; [load_cells(f) for f in sys.argv[1:]]", *folders)
+    load = "import sys; from digitnet_data import load_cells; [load_cells(folder) for folder in sys.argv[1:]]"
     short = {
-        "import OpenCV alone": ("-c", "import cv2, digitnet_data"),
-        "load train and val, files in memory": load,
+        "load train and val": ("-c", load, args.cells / "train", args.cells / "val"),
         "03_Training.py --export-only": ("03_Training.py", "--out", out, "--export-only"),
         "05_Evaluate.py": ("05_Evaluate.py", "--onnx", onnx, "--data", args.data, "--out", out),
     }
     for _ in range(1 if args.quick else 3):
         for name, command in short.items():
             runs.setdefault(name, []).append(run_measured(sys.executable, *command))
-        if hasattr(os, "posix_fadvise"):
-            forget_files(folders)
-            runs.setdefault("load train and val, files on disk", []).append(run_measured(sys.executable, *load))
     parity = ("04_Parity.py", "--onnx", onnx, "--weights", weights, "--data", args.data)
     runs["04_Parity.py"] = [run_measured(sys.executable, *parity)]
     rows = [
