@@ -59,20 +59,11 @@ if __name__ == "__main__":
 
 import numpy as np
 
+import digitnet_parity as parity
 from digitnet_cli import UserError, cpu_flags, describe_run, keep_freed_memory, run_script, sha256, write_json
 from digitnet_data import CONFIDENCE_THRESHOLD, load_cells
 from digitnet_onnx import contract_failures, first_line, load_model, open_session, run_logits, softmax
-from digitnet_parity import (
-    Limits,
-    Reference,
-    check_golden,
-    choose_golden,
-    exported_weights,
-    logit_difference,
-    make_references,
-    newspaper_cells,
-    write_golden,
-)
+from digitnet_parity import Limits, Reference, logit_difference
 from digitnet_scores import score
 
 
@@ -180,7 +171,7 @@ def check(
 def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
     """Check the ONNX file against golden vectors; return every failure, and the report."""
     sessions = {"as shipped": open_session(args.onnx), "optimizer off": open_session(args.onnx, optimize=False)}
-    failures, report = check_golden(args.golden, args.onnx, sessions, limits)
+    failures, report = parity.check_golden(args.golden, args.onnx, sessions, limits)
     for place, result in report["measured"].items():
         print(f"{place:24} MAE {result['mae']:.1e}, largest {result['max_abs']:.1e}")
     return failures, report
@@ -192,9 +183,9 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
 
     torch.set_num_threads(1)  # compute_reference runs batches side by side instead
     model = load_model(args.weights)
-    sets = {"validation cells": load_cells(args.data / "val"), **newspaper_cells()}
-    references = make_references(model, sets)
-    weights = exported_weights(model)
+    sets = {"validation cells": load_cells(args.data / "val"), **parity.newspaper_cells()}
+    references = parity.make_references(model, sets)
+    weights = parity.exported_weights(model)
     failures, measured = check(args.onnx, weights, references, limits)
     for name in (name for name in sets if name in measured):
         wrong = {side: measured[name][side]["wrong_cells"] for side in ("pytorch", "onnx")}
@@ -202,8 +193,8 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
         print(f"{name}: {wrong['pytorch']} of {cells:,} wrong in PyTorch, {wrong['onnx']} in ONNX Runtime")
 
     if args.write_golden and not failures:
-        inputs, logits = choose_golden(references)
-        write_golden(args.write_golden, inputs, logits, args.onnx, describe_run())
+        inputs, logits = parity.choose_golden(references)
+        parity.write_golden(args.write_golden, inputs, logits, args.onnx, describe_run())
         print(f"golden vectors: {len(inputs)} in {args.write_golden}")
     report = {"measured": measured, "weights": sum(value.size for value in weights.values())}
     return failures, report | {"sha256": {str(args.weights): sha256(args.weights)}}

@@ -42,12 +42,7 @@ def parse_args() -> argparse.Namespace:
     add("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), metavar="FILE", help="the exported model")
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with val/ and grids/")
     add("--out", type=Path, default=Path("artifacts"), metavar="DIR", help="folder to write to")
-    add(
-        "--real",
-        type=Path,
-        metavar="DIR",
-        help="real boards and photos, as tools/real.py makes them (data/real if not given)",
-    )
+    add("--real", type=Path, metavar="DIR", help="real boards and photos, by tools/real.py (data/real if not given)")
     add("--seed", type=non_negative_int, default=0, help="of the wrong corners")
     add("--draws", type=positive_int, default=5, metavar="N", help="wrong corners drawn for each page")
     add(
@@ -68,6 +63,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+import digitnet_pictures as pictures
+import digitnet_scores as scores
 from digitnet_board import read_board
 from digitnet_cli import UserError, describe_run, first_line, run_script, sha256, write_json
 from digitnet_data import (
@@ -87,24 +84,8 @@ from digitnet_data import (
     rectify,
 )
 from digitnet_onnx import classify, open_session, remake_weights
-from digitnet_pictures import (
-    CLASS_NAMES,
-    confusion_matrices,
-    learning_curve,
-    misread_cells,
-    misread_photos,
-    training_cells,
-)
-from digitnet_scores import (
-    KINDS,
-    PhotoReading,
-    Reading,
-    concatenate_readings,
-    confusion,
-    describe,
-    describe_photos,
-    table_of_photos,
-)
+from digitnet_pictures import CLASS_NAMES
+from digitnet_scores import KINDS, PhotoReading, Reading
 
 
 def read(session: onnxruntime.InferenceSession, cells: Cells) -> Reading:
@@ -141,7 +122,7 @@ def read_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace) -
     if (args.real / "labels.csv").exists():
         cropped = {f"{margin:.0%} cut": read(session, load_boards(args.real, margin)) for margin in CROP_MARGINS}
         readings |= {f"{REAL}, {name}": reading for name, reading in cropped.items()}
-        readings[REAL] = concatenate_readings(cropped)
+        readings[REAL] = scores.concatenate_readings(cropped)
     else:
         print(f"skipping real boards: no {args.real / 'labels.csv'}; {WHERE}")
     return readings
@@ -207,7 +188,7 @@ def draw_history(history: Path, picture: Path) -> None:
         return print(f"skipping the learning curve: no {history}")
     try:
         record = json.loads(history.read_bytes())
-        learning_curve(record["epochs"], record["best_epoch"], picture)
+        pictures.learning_curve(record["epochs"], record["best_epoch"], picture)
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         problem = f"{history} is not what 03_Training.py writes ({type(error).__name__}: {first_line(error)})"
         weights = next(history.parent.glob("*_best.pth"), history.with_name("digitnet_best.pth"))
@@ -218,17 +199,17 @@ def draw_pictures(readings: dict[str, Reading], photos: list[PhotoReading], args
     """Draw the pictures whose sources exist."""
     draw_history(args.onnx.with_name("training.json"), args.out / "learning_curve.png")  # first: it may raise
     shown = {name: readings[name] for name in (VALIDATION, REAL) if name in readings}
-    tables = {name: confusion(reading.cells.labels, reading.thresholded) for name, reading in shown.items()}
+    tables = {name: scores.confusion(reading.cells.labels, reading.thresholded) for name, reading in shown.items()}
     title = f"{args.onnx}, cells below {CONFIDENCE_THRESHOLD} taken as blank"
-    confusion_matrices(tables, title, args.out / "confusion_matrix.png")
+    pictures.confusion_matrices(tables, title, args.out / "confusion_matrix.png")
     name, reading = list(shown.items())[-1]
-    misread_cells(reading, name, args.out / "misread_cells.png")
+    pictures.misread_cells(reading, name, args.out / "misread_cells.png")
     photo_sheet = args.out / "misread_photos.png"
     photo_sheet.unlink(missing_ok=True)  # of other photos
     if photos:
-        misread_photos(photos, args.real / "photos", photo_sheet)
+        pictures.misread_photos(photos, args.real / "photos", photo_sheet)
     if (args.data / "train").is_dir():
-        training_cells(args.data / "train", args.out / "training_cells.png")
+        pictures.training_cells(args.data / "train", args.out / "training_cells.png")
 
 
 def check_accuracy(report: dict[str, dict], photos: dict, least: list[float]) -> None:
@@ -261,11 +242,11 @@ def main(args: argparse.Namespace) -> None:
     photos = read_whole_photos(args)
     if args.min_accuracy and not (REAL in readings and photos):
         raise UserError(f"--min-accuracy needs real boards and photos (make REAL=): {WHERE}")
-    report = {name: describe(reading) for name, reading in readings.items()}
+    report = {name: scores.describe(reading) for name, reading in readings.items()}
     print_report(report)
-    described = describe_photos(photos) if photos else None
+    described = scores.describe_photos(photos) if photos else None
     if described:
-        print(table_of_photos(described))
+        print(scores.table_of_photos(described))
     draw_pictures(readings, photos, args)
     content = {"summary": summarize(report, described), "sets": report, "photos": described}
     content |= {"sha256": {str(args.onnx): sha256(args.onnx)}, "run": describe_run()}
