@@ -304,13 +304,6 @@ def test_an_incomplete_model_is_refused(machine, monkeypatch, tmp_path, model):
     expect(check_file(tmp_path, monkeypatch), "fail", "-> name the file itself")
 
 
-def test_a_second_file_beside_a_whole_model_is_a_leftover(machine, monkeypatch, tmp_path, model):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    (tmp_path / "model.onnx.data").touch()
-    expect(check_file(path, monkeypatch), "warn", f"-> rm '{path}.data'")
-
-
 def test_it_runs_before_anything_is_installed(tmp_path):
     """-S: no installed package can be imported, as on a new machine; -I: nor what lies beside the script."""
     result = run(sys.executable, "-I", "-S", ROOT / "tools/doctor.py", "--venv", tmp_path / "none", cwd=tmp_path)

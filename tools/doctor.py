@@ -190,11 +190,9 @@ def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str,
     other = ", ".join(f"{name} {found[name]} (pinned: {v})" for name, v in pins.items() if found.get(name, v) != v)
     step = ([""] + [line for line in printed if line == "check" or line.startswith("import ")])[-1]
     failed = f"cannot {step}: {error}" if error and step.startswith("import") else ""
-    fine = (
-        f"all {len(pins)} at the pinned versions, and they load"
-        if there
-        else f"not installed yet: `{make}` installs them"
-    )
+    fine = f"all {len(pins)} at the pinned versions, and they load"
+    if not there:
+        fine = f"not installed yet: `{make}` installs them"
     check = judge(
         f"missing: {missing}" if missing else failed or other or fine,
         (missing, "fail", install),
@@ -213,14 +211,12 @@ def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str,
 
 def check_onnx(path: Path, failures: Optional[list], again: str) -> Check:
     """Judge the exported file. failures: breaks of its contract, None if it is not read. again: command to export."""
-    beside = path.with_name(path.name + ".data")
     state = "not read" if failures is None else "; ".join(failures) or "keeps its contract"
     return judge(
         f"{path}: {state if path.exists() else 'not made yet'}",
         (path.is_dir(), "fail", "name the file itself: --onnx FILE"),
         (failures, "fail", f"rm '{path}'; {again}"),
         (path.exists() and failures is None, "warn", "repair the packages first: onnxruntime reads this file"),
-        (beside.exists(), "warn", f"rm '{beside}': a leftover, the model does not need it"),
     )
 
 
