@@ -31,7 +31,7 @@ from reading.grid import (
     pull_corners,
     straighten,
 )
-from reading.ink import CELL, darkness_and_light, measure_ink
+from reading.ink import CELL, Ink, darkness_and_light, measure_ink
 from reading.proposals import ink_masks, propose
 from reading.rules import Reason, Rules, place_of
 
@@ -141,14 +141,7 @@ def read_board(
         cause = f"the photo is smaller than {MIN_SIDE} pixels" if min(photo.shape) < MIN_SIDE else "no 9x9 grid is seen"
         return Reading(NOT_FOUND, [Reason(f"{cause}: photograph the board whole, flat, sharp and large")])
     whole = straighten_page(photo, board)
-    inner = slice(BORDER * CELL, (BORDER + 9) * CELL)
-    page = whole[inner, inner]
-    darkness, light = darkness_and_light(page)
-    inverted = light > darkness
-    if inverted:
-        page = cv2.bitwise_not(page)
-    ink = measure_ink(page)
-    page = raise_contrast(page, max(darkness, light))
+    page, ink, inverted = prepare_page(whole)
     crop = crop_margins(ink.size) if crop_margin is None else (crop_margin,)
     rules = Rules()
     cells, gap = read_cells(session, rules, page, ink, crop)
@@ -182,6 +175,17 @@ def straighten_page(photo: np.ndarray, board: Board) -> np.ndarray:
         board = board._replace(corners=board.corners - low.astype(np.float32))
         photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return straighten(photo, board.scaled(scale), CELL, BORDER)
+
+
+def prepare_page(whole: np.ndarray) -> tuple[np.ndarray, Ink, bool]:
+    """Return a straightened board without its border, dark on light, with enough contrast; its ink; if it was light."""
+    inner = slice(BORDER * CELL, (BORDER + 9) * CELL)
+    page = whole[inner, inner]
+    darkness, light = darkness_and_light(page)
+    inverted = light > darkness
+    if inverted:
+        page = cv2.bitwise_not(page)
+    return raise_contrast(page, max(darkness, light)), measure_ink(page), inverted
 
 
 def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:

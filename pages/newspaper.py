@@ -144,6 +144,16 @@ def draw_shades(rng: np.random.Generator) -> np.ndarray:
     return 1 - area * (1 - tone)
 
 
+def draw_size(glyphs: np.ndarray, rng: np.random.Generator, small: np.random.Generator | None) -> tuple[int, int]:
+    """Draw the digits' width and height in pixels."""
+    height = (0.40 + 0.40 * rng.beta(1, 1.7)) * STEP  # mostly small
+    if small:
+        height = small.uniform(0.2, 0.4) * STEP
+    width = height / glyphs.shape[1] * glyphs.shape[2] * rng.uniform(0.88, 1.1)
+    shrink = min(1, 0.82 * STEP / width)  # a wide face stays within its cell
+    return max(4, round(width * shrink)), max(8, round(height * shrink))
+
+
 def draw_board(
     puzzle: str, glyphs: np.ndarray, rng: np.random.Generator, small: np.random.Generator | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -154,14 +164,7 @@ def draw_board(
     """
     ink = rng.uniform(0.05, 0.35)
     taken = draw_grid(rng, ink)
-
-    height = (0.40 + 0.40 * rng.beta(1, 1.7)) * STEP  # mostly small
-    if small:
-        height = small.uniform(0.2, 0.4) * STEP
-    stretch = rng.uniform(0.88, 1.1)
-    width = height / glyphs.shape[1] * glyphs.shape[2] * stretch
-    shrink = min(1, 0.82 * STEP / width)  # a wide face stays within its cell
-    size = max(4, round(width * shrink)), max(8, round(height * shrink))
+    size = draw_size(glyphs, rng, small)
     digits = [cv2.resize(glyph, size, interpolation=cv2.INTER_AREA) for glyph in glyphs]
     digit_ink = (1 - ink) * (1.0 if chance(rng, 0.5) else rng.uniform(0.5, 1))  # often paler than the lines
     digit_ink = max(0.42, digit_ink)  # paler than any real digit, texture would look like digits
