@@ -161,10 +161,11 @@ class PhotoReading(NamedTuple):
 def count_photos(readings: list[PhotoReading]) -> dict[str, float]:
     """Count photos by outcome; `seconds` is the median."""
     verified = [reading for reading in readings if reading.reading.verdict == "verified"]
+    corner_errors = [reading.corner_error for reading in readings if reading.corner_error is not None]
     return {
         "photos": len(readings),
-        "answered": sum(reading.corner_error is not None for reading in readings),
-        "corners": sum(error is not None and error <= NEAR for error in (reading.corner_error for reading in readings)),
+        "answered": len(corner_errors),
+        "corners": sum(error <= NEAR for error in corner_errors),
         "right": sum(not reading.cause for reading in readings),
         "verified": len(verified),
         "verified_wrong": sum(bool(reading.cause) for reading in verified),

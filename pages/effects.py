@@ -82,17 +82,19 @@ def tints(sheet: Sheet, rng: np.random.Generator) -> None:
     elif kind == 2:
         chosen.flat[some(np.arange(81), 0.05, 0.7, rng)] = True
     for cell in np.flatnonzero(chosen):
-        x, y = (middle(int(cell)) - STEP / 2).astype(int)
-        sheet.page[y : y + STEP, x : x + STEP] *= tone
+        shade(sheet.page, int(cell), tone)
     if kind == 3:
         radius = rng.uniform(0.32, 0.48) * STEP
         for cell in some(cells_of(sheet.givens, blank=False), 0.3, 1, rng):
             disc(sheet.page, middle(cell), radius, tone)
     if chance(rng, 0.5):  # the selected cell
-        cell = 9 * row + column
-        x, y = (middle(int(cell)) - STEP / 2).astype(int)
-        place = sheet.page[y : y + STEP, x : x + STEP]
-        place *= rng.uniform(0.5, 0.9)
+        shade(sheet.page, int(9 * row + column), rng.uniform(0.5, 0.9))
+
+
+def shade(page: np.ndarray, cell: int, tone: float) -> None:
+    """Darken a cell by the factor `tone`."""
+    x, y = (middle(cell) - STEP / 2).astype(int)
+    page[y : y + STEP, x : x + STEP] *= tone
 
 
 def dark(sheet: Sheet, rng: np.random.Generator) -> None:

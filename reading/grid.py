@@ -154,6 +154,11 @@ def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
     return cv2.subtract(sides, patch)  # from 0 to 255, not beyond
 
 
+def along_edges(depth: np.ndarray, cell: int) -> np.ndarray:
+    """Average the depth of upright lines along an edge without its ends, a pixel or two off its place; same shape."""
+    return cv2.dilate(cv2.blur(depth, (1, 3 * cell // 4)), np.ones((1, 4), np.uint8), anchor=(2, 0))
+
+
 def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure the visible part of each cell's edge, 0 to 1, upright edges first, then level ones.
 
@@ -163,8 +168,7 @@ def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarra
     lines, between, ink = [], [], []
     for image in (patch, np.ascontiguousarray(patch.T)):
         depth = line_depth(image, cell)
-        along = cv2.blur(cv2.convertScaleAbs(depth, alpha=255 / contrast), (1, 3 * cell // 4))  # less the edge's ends
-        along = cv2.dilate(along, np.ones((1, 4), np.uint8), anchor=(2, 0))  # a pixel or two off its place
+        along = along_edges(cv2.convertScaleAbs(depth, alpha=255 / contrast), cell)
         rows = along[cell // 2 + cell * np.arange(11)].astype(np.float32) / 255
         rows = ((rows - EDGE_SEEN[0]) / (EDGE_SEEN[1] - EDGE_SEEN[0])).clip(0, 1)
         lines.append(rows[:, cell * (BORDER + np.arange(10))])
@@ -179,11 +183,8 @@ def edge_depths(patch: np.ndarray, cell: int) -> np.ndarray:
     """Measure how much darker than its sides each edge of a cell is, in grey levels; uint8 [2, 9, 10]."""
     depths = []
     for image in (patch, np.ascontiguousarray(patch.T)):
-        along = cv2.dilate(
-            cv2.blur(line_depth(image, cell), (1, 3 * cell // 4)), np.ones((1, 4), np.uint8), anchor=(2, 0)
-        )
-        rows = along[cell // 2 + cell * (BORDER + np.arange(9))]
-        depths.append(rows[:, cell * (BORDER + np.arange(10))])
+        along = along_edges(line_depth(image, cell), cell)
+        depths.append(along[cell // 2 + cell * (BORDER + np.arange(9))][:, cell * (BORDER + np.arange(10))])
     return np.stack(depths)
 
 
