@@ -168,13 +168,7 @@ def summarize(report: dict[str, dict], photos: dict | None) -> str:
     """Return the main error counts, with the threshold, as one line."""
     parts = []
     for name in (name for name in (VALIDATION, CAMERA, REAL) if name in report):
-        counts = report[name]["thresholded"]
-        wrong = [
-            f"{counts[f'wrong_{kind}']:,} of {counts[kind]:,} {kind}"
-            for kind in ("cells", "digits", "boards")
-            if counts[kind]
-        ]
-        parts.append(f"{name}: {', '.join(wrong)} wrong")
+        parts.append(f"{name}: {scores.count_wrong(report[name]['thresholded'])} wrong")
     if photos:
         counts = photos["all"]
         wrong_photos = f"{counts['photos'] - counts['right']} of {counts['photos']} wrong"

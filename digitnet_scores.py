@@ -44,6 +44,11 @@ def describe_scores(scores: dict[str, int]) -> str:
     return ", ".join(f"{scores[f'wrong_{kind}']} of {scores[kind]:,} {kind} wrong" for kind in KINDS)
 
 
+def count_wrong(scores: dict[str, int], kinds: tuple[str, ...] = ("cells", "digits", "boards")) -> str:
+    """Return the wrong ones of these kinds for a table or a summary, without kinds that are not there."""
+    return ", ".join(f"{scores[f'wrong_{kind}']:,} of {scores[kind]:,} {kind}" for kind in kinds if scores[kind])
+
+
 class Reading(NamedTuple):
     """A set of cells with the model's readings."""
 

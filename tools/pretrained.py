@@ -52,11 +52,11 @@ def parse_args() -> argparse.Namespace:
 
 def table_of(evaluation: dict) -> str:
     """Return the counts of every set in Markdown."""
+    from digitnet_scores import count_wrong  # it imports numpy, which --help does not need
+
     lines = ["| set | errors |", "|---|---|"]
     for name, entry in evaluation["sets"].items():
-        counts = entry["thresholded"]
-        wrong = [f"{counts[f'wrong_{kind}']:,} of {counts[kind]:,} {kind}" for kind in ("cells", "digits", "boards")]
-        lines.append(f"| {name} | {', '.join(wrong)} |")
+        lines.append(f"| {name} | {count_wrong(entry['thresholded'])} |")
     if photos := (evaluation.get("photos") or {}).get("all"):
         misread = f"{photos['photos'] - photos['right']} of {photos['photos']}"
         lines.append(

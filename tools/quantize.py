@@ -58,6 +58,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 from digitnet_data import NUM_CLASSES, Cells, load_cells, normalize
 from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits
+from digitnet_scores import count_wrong
 
 
 class Batches(CalibrationDataReader):
@@ -111,10 +112,7 @@ def print_table(results: dict[str, dict]) -> None:
     print(f"| {' | '.join(heads)} |")
     print("|---|---|---|" + "---|" * len(sets) + "---|")
     for name, result in results.items():
-        wrong = [
-            ", ".join(f"{counts[f'wrong_{kind}']:,} of {counts[kind]:,} {kind}" for kind in ("cells", "boards"))
-            for counts in result["wrong"].values()
-        ]
+        wrong = [count_wrong(counts, ("cells", "boards")) for counts in result["wrong"].values()]
         speed = f"{result['milliseconds']:.2f} ms ({result['time_ratio']:.2f})"
         print(f"| {name} | {result['bytes']:,} | {result['different_class']:,} | {' | '.join(wrong)} | {speed} |")
 
