@@ -17,20 +17,9 @@ import numpy as np
 
 from digitnet_data import BLANK, rectangle
 from digitnet_onnx import check_signature
+from reading import grid
 from reading.cells import crop_margins, ink_doubts, possible_readings, raise_contrast, read_cells
-from reading.grid import (
-    BORDER,
-    SCORE_CELL,
-    Board,
-    Pyramid,
-    bend_lines,
-    edge_depths,
-    edges_seen,
-    grid_score,
-    photo_points,
-    pull_corners,
-    straighten,
-)
+from reading.grid import BORDER, SCORE_CELL, Board, Pyramid
 from reading.ink import CELL, Ink, darkness_and_light, measure_ink
 from reading.proposals import ink_masks, propose
 from reading.rules import Reason, Rules, place_of
@@ -99,14 +88,14 @@ def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
     """Return the best board that a mask of ink proposes, pulled to the lines; of several boards, the largest."""
 
     def scored(board: Board) -> Board:
-        return board._replace(score=grid_score(pyramid, board))
+        return board._replace(score=grid.grid_score(pyramid, board))
 
     tried: list[Board] = []
     found: list[Board] = []
     for board in sorted(map(scored, propose(mask)), key=lambda board: -board.score):
         if any(np.abs(board.corners - other.corners).max() < board.cell / 2 for other in tried):
             continue
-        pulled = scored(pull_corners(pyramid, board) if board.bend is None else bend_lines(pyramid, board))
+        pulled = scored(grid.pull_corners(pyramid, board) if board.bend is None else grid.bend_lines(pyramid, board))
         tried += [board, pulled]
         found.append(max(board, pulled, key=lambda board: board.score))
         if len(found) == MAX_PULLED:
@@ -117,7 +106,7 @@ def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
     for board in found:
         if board.score > ENOUGH and board.cell**2 > LARGER * best.cell**2:
             best = board
-    bent = scored(bend_lines(pyramid, best))
+    bent = scored(grid.bend_lines(pyramid, best))
     return bent if bent.score > best.score + BENT else best
 
 
@@ -154,7 +143,7 @@ def read_board(
         SUSPECT if reasons else VERIFIED,
         reasons,
         board,
-        np.roll(photo_points(board, rectangle(0, 0, 9, 9)), -turn, axis=0),
+        np.roll(grid.photo_points(board, rectangle(0, 0, 9, 9)), -turn, axis=0),
         90 * turn,
         inverted,
         cells.digits,
@@ -168,13 +157,13 @@ def straighten_page(photo: np.ndarray, board: Board) -> np.ndarray:
     """Straighten a board with its border; shrink photos with more pixels than needed first, against aliasing."""
     scale = min(1.0, 1.4 * CELL / board.cell)
     if scale < 1:
-        outline = photo_points(board, rectangle(-BORDER, -BORDER, 9 + 2 * BORDER, 9 + 2 * BORDER))
+        outline = grid.photo_points(board, rectangle(-BORDER, -BORDER, 9 + 2 * BORDER, 9 + 2 * BORDER))
         low = np.floor(outline.min(axis=0) - board.cell).clip(0).astype(int)
         high = np.ceil(outline.max(axis=0) + board.cell).clip(1).astype(int)
         photo = photo[low[1] : high[1], low[0] : high[0]]
         board = board._replace(corners=board.corners - low.astype(np.float32))
         photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return straighten(photo, board.scaled(scale), CELL, BORDER)
+    return grid.straighten(photo, board.scaled(scale), CELL, BORDER)
 
 
 def prepare_page(whole: np.ndarray) -> tuple[np.ndarray, Ink, bool]:
@@ -195,12 +184,12 @@ def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason
     contrast = Pyramid.contrast_of(whole)
 
     def seen(image: np.ndarray) -> float:
-        return float(edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean())
+        return float(grid.edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean())
 
     image = max((dark, cv2.bitwise_not(dark)), key=seen)
     if seen(image) < MIN_SCORE:
         return [Reason("few of the grid's lines are seen")]
-    upright, level = edge_depths(image, SCORE_CELL).astype(np.float32)
+    upright, level = grid.edge_depths(image, SCORE_CELL).astype(np.float32)
     edges = np.stack([upright[:, :-1], upright[:, 1:], level[:, :-1].T, level[:, 1:].T])
     faint = np.median(edges, axis=0) < FAINT * np.median(edges)
     cells = np.flatnonzero(np.rot90(faint, turn).ravel() & (digits == BLANK)).tolist()
