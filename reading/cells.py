@@ -100,28 +100,23 @@ def read_cells(
     If the digits of the likeliest turn do not have exactly one solution, but those of the second do, take the second:
     old-style digits may look likelier upside down, but then contradict the rules.
     """
-    likely = turn_likelihoods(session, page, ink, crop[len(crop) // 2])
+    middle = crop[len(crop) // 2]
+
+    def read_turned(turn: int) -> Cells:
+        turned, its_ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
+        logits = read_logits(session, turned, crop)
+        bleached = read_bleached(session, turned, middle)
+        return Cells(
+            turn, its_ink, logits, bleached, *choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
+        )
+
+    likely = turn_likelihoods(session, page, ink, middle)
     first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
-    cells = read_turned(session, rules, page, ink, crop, first)
+    cells = read_turned(first)
     if not cells.unique:
-        other = read_turned(session, rules, page, ink, crop, second)
+        other = read_turned(second)
         cells = other if other.unique else cells
     return cells, float(likely[cells.turn] - np.delete(likely, cells.turn).max())
-
-
-def read_turned(
-    session: onnxruntime.InferenceSession,
-    rules: Rules,
-    page: np.ndarray,
-    ink: Ink,
-    crop: tuple[float, ...],
-    turn: int,
-) -> Cells:
-    """Read a straightened board after `turn` quarter turns counterclockwise, at each crop margin."""
-    page, ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
-    logits = read_logits(session, page, crop)
-    bleached = read_bleached(session, page, crop[len(crop) // 2])
-    return Cells(turn, ink, logits, bleached, *choose_digits(rules, logits.mean(axis=0).argmax(axis=1), ink))
 
 
 def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarray, bool]:
