@@ -160,19 +160,18 @@ def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:
     inputs, logits = [], []
     for reference in references:
         if reference.cells or len(reference.inputs) < 50:
-            chosen = some_of_every_class(reference.cells.labels) if reference.cells else slice(None)
+            chosen = np.arange(len(reference.inputs))
+            if reference.cells:
+                chosen = some_of_every_class(reference.cells.labels, GOLDEN_CELLS_PER_CLASS)
             inputs.append(reference.inputs[chosen])
             logits.append(reference.logits[chosen])
     return np.concatenate(inputs), np.concatenate(logits)
 
 
-def some_of_every_class(labels: np.ndarray) -> np.ndarray:
-    """Return the indices of up to GOLDEN_CELLS_PER_CLASS cells of every class, evenly spread over the set."""
+def some_of_every_class(labels: np.ndarray, number: int) -> np.ndarray:
+    """Return the indices of up to `number` cells of every class, evenly spread over the set."""
     classes = [np.flatnonzero(labels == label) for label in range(NUM_CLASSES)]
-    counts = [min(GOLDEN_CELLS_PER_CLASS, len(of)) for of in classes]
-    return np.concatenate(
-        [of[np.linspace(0, len(of) - 1, n, dtype=int)] for of, n in zip(classes, counts, strict=True)]
-    )
+    return np.concatenate([of[np.linspace(0, len(of) - 1, min(number, len(of)), dtype=int)] for of in classes])
 
 
 def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: Path, versions: dict) -> None:

@@ -58,6 +58,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 from digitnet_data import NUM_CLASSES, Cells, load_cells, normalize
 from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits
+from digitnet_parity import some_of_every_class
 from digitnet_scores import count_wrong
 
 
@@ -74,12 +75,9 @@ class Batches(CalibrationDataReader):
 
 
 def calibration_sets(cells: Cells, size: int) -> dict[str, np.ndarray]:
-    """Return calibration cells by name, uint8 [size, 28, 28]."""
-    spread = [
-        np.flatnonzero(cells.labels == label)[np.linspace(0, count - 1, size // NUM_CLASSES).astype(int)]
-        for label, count in enumerate(np.bincount(cells.labels, minlength=NUM_CLASSES))
-    ]
-    return {f"first {size:,}": cells.pixels[:size], "each class": cells.pixels[np.concatenate(spread)]}
+    """Return calibration cells by name, uint8 [N, 28, 28], N at most `size`."""
+    spread = some_of_every_class(cells.labels, size // NUM_CLASSES)
+    return {f"first {size:,}": cells.pixels[:size], "each class": cells.pixels[spread]}
 
 
 def time_boards(files: dict[str, Path], pixels: np.ndarray) -> dict[str, float]:
