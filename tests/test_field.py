@@ -11,16 +11,20 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
+import venv
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pip
 import pytest
-from conftest import ROOT, WITHOUT_MAKE, draw_boards, run
+from conftest import ROOT, WITHOUT_MAKE, draw_boards, run, script
 
 import digitnet_cli
 from digitnet_cli import UserError, alone_in, container_cpus, remake, write_file
@@ -536,6 +540,77 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [".new.1"]
 
 
+@pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py"])
+def test_a_script_does_not_write_where_another_run_does(built, name):
+    options = {"02_PrepareData.py": [], "03_Training.py": ["--data", built.data, "--epochs", 1, "--threads", 1]}
+    (out := built.folder / f"locked by {name}").mkdir()
+    with alone_in(out):
+        result = script(name, *options[name], "--out", out)
+    assert (
+        result.code == 1
+        and result.err == f"{name}: another run is writing to {out}: wait until it ends, or name another\n"
+    )
+    assert not list(out.iterdir())
+
+
+@slow
+def test_trainings_on_several_processes_share_a_machine(chain, tmp_path):
+    """Two at once, and the port that torchrun takes by default is in use."""
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # another program has it
+            taken.bind(("", 29500))
+            taken.listen()
+        settings = [f"PYTHON={sys.executable}", f"DATA={chain.data}", "NPROC=2", "EPOCHS=1", "BATCH=64", "THREADS=1"]
+        command = ["make", "-C", ROOT, "train", "TRAIN=6", "VAL=3", *settings]
+        outs = [tmp_path / name for name in "ab"]
+        running = [subprocess.Popen([*command, f"OUT={out}"], env=WITHOUT_MAKE, **PIPES) for out in outs]
+        for process in running:
+            _, errors = process.communicate(timeout=280)
+            assert process.returncode == 0, errors
+    assert len({(out / "digitnet_best.pth").read_bytes() for out in outs}) == 1
+
+
+def marked(mark):
+    """Return the ids of the processes that have `mark` among their variables."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            found += [int(path.parent.name)] * (mark.encode() in path.read_bytes().split(b"\0"))
+    return found
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_end_with_their_parent_whatever_the_start_method(tmp_path, method, snapshot):
+    """Python 3.14's default is forkserver, whose processes are not children of ours."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import multiprocessing; multiprocessing.set_start_method({method!r}, force=True)"
+    )
+    assert call(*DRAW, tmp_path / "data").returncode == 0
+    before, mark = snapshot(tmp_path / "data"), f"MARK={tmp_path}"
+    draw = [sys.executable, ROOT / "02_PrepareData.py", "--train", "60", "--workers", "2", "--out", tmp_path / "data"]
+    environment = WITHOUT_MAKE | {"PYTHONPATH": str(tmp_path), "MARK": str(tmp_path)}
+    process = subprocess.Popen(draw, env=environment, **PIPES)
+    while not list(tmp_path.glob("data/.new.*/train/0/*.png")):  # until its workers draw
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    workers = marked(mark)
+    assert len(workers) >= 3
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 20
+    while marked(mark) and time.monotonic() < end:
+        time.sleep(0.05)
+    left = marked(mark)
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left
+    after = snapshot(tmp_path / "data")
+    assert before.items() <= after.items()
+    assert all(name.startswith(".new.") for name in after.keys() - before.keys())
+    assert call(*DRAW, tmp_path / "data").returncode == 0
+    assert snapshot(tmp_path / "data").keys() == before.keys()
+
+
 def test_killed_workers_and_missing_shared_memory_are_reported(tmp_path, monkeypatch, capsys):
     prepare = importlib.import_module("02_PrepareData")
     with alone_in(tmp_path) as lock, pytest.raises(UserError, match="was killed"), prepare.open_pool(2, lock) as pool:
@@ -613,3 +688,48 @@ def test_an_unsupported_python_is_skipped(tmp_path):
     assert b"base='python3.13'" in done.stdout
     done = call("make", "-C", tmp_path, "-n", ".venv/.installed", f"PYTHON3={sys.executable}")
     assert f"base='{sys.executable}'".encode() in done.stdout
+
+
+def make_wheel(folder, name, needs=""):
+    info = f"{name}-1.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{needs}")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+# A reader's own settings of pip, as in pip.conf; PIP_TARGET is the variable of `target`.
+PIP_SETTINGS = {
+    "target": "{}/elsewhere",
+    "prefix": "{}/elsewhere",
+    "root": "{}/elsewhere",
+    "user": "1",
+    "dry-run": "1",
+    "no-deps": "1",
+    "require-hashes": "1",
+    "python": "{}/elsewhere/bin/python",
+}
+
+
+@pytest.mark.parametrize(
+    "names", [tuple(PIP_SETTINGS), *(pytest.param((name,), marks=slow) for name in PIP_SETTINGS)], ids="-".join
+)
+@pytest.mark.parametrize("where", ["variables", "pip.conf"])
+def test_packages_go_to_the_environment_whatever_pips_settings_say(tmp_path, names, where):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    make_wheel(tmp_path, "tiny", "Requires-Dist: tinier\n")
+    make_wheel(tmp_path, "tinier")
+    (tmp_path / "requirements.txt").write_text("--no-index\n--find-links .\ntiny==1\n")
+    packages = tmp_path / f".venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    venv.create(tmp_path / ".venv", symlinks=True)
+    (packages / "pip").symlink_to(Path(pip.__file__).parent)  # 10 s faster than ensurepip
+    settings = {name: PIP_SETTINGS[name].format(tmp_path) for name in names}
+    (tmp_path / "pip.conf").write_text("\n".join(["[global]", *(f"{name} = {settings[name]}" for name in names)]))
+    variables = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    if where == "variables":
+        variables = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
+    done = call("make", "-C", tmp_path, ".venv/.installed", **variables)
+    assert done.returncode == 0, done.stderr
+    assert {"tiny.py", "tinier.py"} <= {path.name for path in packages.iterdir()}
+    assert not (tmp_path / "elsewhere").exists()
