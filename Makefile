@@ -202,8 +202,8 @@ IMPORTS := import re, sys; from importlib import metadata, util; pins = re.finda
 
 # pip's files go to the disk, as in memory they would fill a small Raspberry Pi; the packages go to the environment,
 # whatever the reader's own settings of pip say.
-PIP = env -u PIP_PYTHON PIP_USER=0 PIP_DRY_RUN=0 PIP_NO_DEPS=0 PIP_REQUIRE_HASHES=0 TMPDIR="$(abspath $(@D))" $(@D)/bin/python -Im pip \
-	install --target '' --prefix "$(abspath $(@D))" --root / --no-cache-dir --no-compile --disable-pip-version-check
+PIP = PIP_USER=0 PIP_DRY_RUN=0 PIP_NO_DEPS=0 PIP_REQUIRE_HASHES=0 TMPDIR="$(abspath $(@D))" $(@D)/bin/python -Im pip \
+	--python "$(abspath $(@D)/bin/python)" install --target '' --prefix "$(abspath $(@D))" --root / --no-cache-dir --no-compile --disable-pip-version-check
 
 $(VENV)/.installed: requirements.txt
 .venv-read/.installed: requirements-inference.txt

@@ -579,7 +579,7 @@ def marked(mark):
     return found
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=slow), pytest.param("spawn", marks=slow), "forkserver"])
 def test_workers_end_with_their_parent_whatever_the_start_method(tmp_path, method, snapshot):
     """Python 3.14's default is forkserver, whose processes are not children of ours."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -712,10 +712,8 @@ PIP_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "names", [tuple(PIP_SETTINGS), *(pytest.param((name,), marks=slow) for name in PIP_SETTINGS)], ids="-".join
-)
-@pytest.mark.parametrize("where", ["variables", "pip.conf"])
+@pytest.mark.parametrize("where", ["pip.conf", pytest.param("variables", marks=slow)])
+@pytest.mark.parametrize("names", [[*PIP_SETTINGS], *(pytest.param([name], marks=slow) for name in PIP_SETTINGS)])
 def test_packages_go_to_the_environment_whatever_pips_settings_say(tmp_path, names, where):
     shutil.copy(ROOT / "Makefile", tmp_path)
     make_wheel(tmp_path, "tiny", "Requires-Dist: tinier\n")
