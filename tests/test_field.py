@@ -541,16 +541,13 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py"])
-def test_a_script_does_not_write_where_another_run_does(built, name):
+def test_a_script_does_not_write_where_another_run_does(built, tmp_path, name):
     options = {"02_PrepareData.py": [], "03_Training.py": ["--data", built.data, "--epochs", 1, "--threads", 1]}
-    (out := built.folder / f"locked by {name}").mkdir()
-    with alone_in(out):
-        result = script(name, *options[name], "--out", out)
-    assert (
-        result.code == 1
-        and result.err == f"{name}: another run is writing to {out}: wait until it ends, or name another\n"
-    )
-    assert not list(out.iterdir())
+    with alone_in(tmp_path):
+        done = script(name, *options[name], "--out", tmp_path)
+    assert done.code == 1
+    assert done.err == f"{name}: another run is writing to {tmp_path}: wait until it ends, or name another\n"
+    assert not list(tmp_path.iterdir())
 
 
 @slow
