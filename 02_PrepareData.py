@@ -84,7 +84,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from digitnet_cli import UserError, alone_in, describe_run, first_line, run_script, sync, sync_all, write_json
+from digitnet_cli import UserError, alone_in, describe_run, first_line, run_script, sync, write_json
 from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, MARKER, PREPARED, cut_cells, rectify
 from pages.camera import Photo, aim, cut_photo, take_photo
 from pages.fonts import load_fonts, load_hands
@@ -262,7 +262,7 @@ def swap_in(new: Path, old: Path, out: Path, report: dict) -> None:
     Without prepared.json, which is removed first and written last, a data folder counts as half-written. Each step is
     synced to disk before the next, because a power cut could otherwise keep only a later one.
     """
-    sync_all(new)
+    sync(new, whole_disk=True)
     (out / MARKER).touch()
     (out / PREPARED).unlink(missing_ok=True)
     old.mkdir()

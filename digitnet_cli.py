@@ -43,7 +43,8 @@ class UserError(Exception):
 def start_script() -> None:
     """Prepare the process of a script; call this before any package is imported."""
     sys.excepthook = report_missing_package
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    with contextlib.suppress(ValueError):  # a program runs the script in a thread
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     open_streams()
     supply_environment()
 
@@ -174,6 +175,13 @@ positive_float = number(float, "a number above 0", lambda x: 0 < x < float("inf"
 fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 
+def read(path: Path) -> str:
+    """Return a system file's text, or "" if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""
+
+
 def available_cpus() -> int:
     """Return the number of cores that this process may use, by its CPU affinity and its container's limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -181,21 +189,18 @@ def available_cpus() -> int:
 
 
 def container_cpus(system: Path) -> float:
-    """Return the cores that this process's control groups (version 1 or 2) allow; sys.maxsize without a limit.
+    """Return the cores that this process's control groups (version 1 or 2) allow, or inf; `system` holds proc and sys.
 
-    `system` is the root of the file system, which holds proc and sys.
+    tools/doctor.py has the same rule, in a form that runs on old Pythons.
     """
-    limit, groups = math.inf, []
-    with contextlib.suppress(OSError):
-        groups = (system / "proc/self/cgroup").read_text().splitlines()
-    for line in groups:
+    limit = math.inf
+    for line in read(system / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         folder = system / "sys/fs/cgroup" / controllers / group.lstrip("/")
         for place in (folder, *folder.parents):  # a container may not see its own folder; parents limit it as well
-            for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
-                with contextlib.suppress(OSError, ValueError):  # not there, or no limit
-                    quota, period = map(int, " ".join((place / name).read_text() for name in names).split())
-                    limit = min(limit, quota / period) if quota > 0 else limit
+            times = read(place / "cpu.max") or read(place / "cpu.cfs_quota_us") + read(place / "cpu.cfs_period_us")
+            for quota, period in re.findall(r"^(\d+)\s+(\d+)", times):  # others are no limit
+                limit = min(limit, int(quota) / int(period))
     return limit
 
 
@@ -210,29 +215,23 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 512 << 20)
 
 
-def sync(path: Path | str) -> None:
-    """Sync a file's content, or a folder's list of names, to disk, so that it survives a power cut."""
+def sync(path: Path | str, whole_disk: bool = False) -> None:
+    """Sync a file's content, or a folder's list of names, to disk, so that it survives a power cut.
+
+    `whole_disk`: sync all of the file system of `path`, which is faster for many small files.
+    """
     try:
         opened = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(opened)
+            if not whole_disk:
+                os.fsync(opened)
+            elif getattr(ctypes.CDLL(None, use_errno=True), "syncfs", lambda _: os.sync())(opened):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
         finally:
             os.close(opened)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):  # not all file systems do it for folders
             raise
-
-
-def sync_all(folder: Path) -> None:
-    """Sync the whole file system of `folder` to disk: faster than `sync` for many small files."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        if not (syncfs := getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)):
-            os.sync()
-        elif syncfs(opened):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
-    finally:
-        os.close(opened)
 
 
 @contextlib.contextmanager
@@ -244,11 +243,13 @@ def alone_in(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # not all file systems have locks
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another run is writing to {folder}: wait until it ends, or name another") from None
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"another run is writing to {folder}: wait until it ends, or name another") from None
+    except OSError:  # not all file systems have locks
+        pass
+    try:
         yield lock
     finally:
         os.close(lock)
@@ -316,10 +317,7 @@ def describe_run() -> dict:
 
 def cpuinfo() -> dict[str, str]:
     """Return the last processor's entry in /proc/cpuinfo, or {} if that file is missing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return {}
+    lines = read(Path("/proc/cpuinfo")).splitlines()
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 

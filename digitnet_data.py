@@ -228,12 +228,8 @@ def read_pages(table: Path) -> list[Page]:
     """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes. Raises UserError if it is damaged."""
     folder = table.with_suffix("")
     try:
-        pages = [
-            Page(row["page"], row["givens"], corners_of(row))
-            for row in csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
-        ]
-        if not all(is_board(page.givens) and np.isfinite(page.corners).all() for page in pages):
-            raise ValueError("a page's givens or corners are wrong")
+        rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
+        pages = [checked_page(Page(row["page"], row["givens"], corners_of(row))) for row in rows]
         if sorted(page.file for page in pages) != sorted(entry.name for entry in visible(folder)) or not pages:
             raise ValueError(f"it does not list the pages in {folder}")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
@@ -245,19 +241,12 @@ def read_pages(table: Path) -> list[Page]:
 def read_photos(table: Path) -> list[Page]:
     """Read photos.csv, which tools/real.py writes. Raises UserError if a row is damaged or there is none."""
     photos = []
-    with table.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            try:
-                photo = Page(f"{row['photo']}.jpg", row["givens"], corners_of(row), int(row["turn"]), row["kind"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{table}, line {number}: {first_line(error)}: correct it") from None
-            if (
-                not is_board(photo.givens)
-                or photo.turn not in (0, 90, 180, 270)
-                or not np.isfinite(photo.corners).all()
-            ):
-                raise UserError(f"{table}, line {number}: givens, corners or turn are impossible: correct them")
-            photos.append(photo)
+    for number, row in enumerate(csv.DictReader(io.StringIO(read_text(table))), 2):
+        try:
+            photo = Page(f"{row['photo']}.jpg", row["givens"], corners_of(row), int(row["turn"]), row["kind"])
+            photos.append(checked_page(photo))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{table}, line {number}: {first_line(error)}: correct it") from None
     if not photos:
         raise UserError(f"{table} lists no photo: correct or remove it")
     return photos
@@ -266,6 +255,13 @@ def read_photos(table: Path) -> list[Page]:
 def corners_of(row: dict[str, str]) -> np.ndarray:
     """Return the corners in a row of a table, float64 [4, 2]."""
     return np.array([float(row[name]) for name in CORNER_COLUMNS]).reshape(4, 2)
+
+
+def checked_page(page: Page) -> Page:
+    """Return `page`, or raise ValueError if it cannot be one."""
+    if not is_board(page.givens) or page.turn not in (0, 90, 180, 270) or not np.isfinite(page.corners).all():
+        raise ValueError("givens, corners or turn are impossible")
+    return page
 
 
 def is_board(givens: str | None) -> bool:
@@ -303,8 +299,6 @@ def find_picture(board: Path) -> Path:
     names = {board.name.lower(), *(board.name.lower() + ending for ending in PICTURES)}
     there = list(os.scandir(board.parent)) if board.parent.is_dir() else []
     found = sorted(Path(entry.path) for entry in there if entry.name.lower() in names and entry.is_file())
-    if exact := [path for path in found if path.name in (board.name, f"{board.name}.jpg")]:
-        found = exact
     if len(found) != 1:
         seen = " and ".join(path.name for path in found) or "missing"
         raise UserError(f"{board}, a board of labels.csv, is {seen}: give it one picture (JPEG, PNG) or remove the row")
@@ -322,13 +316,7 @@ def load_photo(path: Path | str) -> np.ndarray:
     try:
         photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
         if photo is not None and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
-            whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-            if whole is not None and whole.shape[2:] == (4,) and whole.dtype.kind == "u":
-                white = 255 if whole.dtype == np.uint8 else 65535
-                if (whole[..., 3] < white).any():
-                    opaque = whole[..., 3].astype(np.float32) / white
-                    grey = cv2.cvtColor(whole[..., :3].astype(np.float32) * (255 / white), cv2.COLOR_BGR2GRAY)
-                    photo = np.rint(255 + opaque * (grey - 255)).astype(np.uint8)
+            photo = lay_on_white(cv2.imdecode(content, cv2.IMREAD_UNCHANGED), photo)
     except cv2.error as error:  # more pixels than OpenCV reads, above all
         raise UserError(
             f"{path} is too large or damaged for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
@@ -336,6 +324,18 @@ def load_photo(path: Path | str) -> np.ndarray:
     if photo is None:
         raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
     return photo
+
+
+def lay_on_white(image: np.ndarray | None, grey: np.ndarray) -> np.ndarray:
+    """Return what is seen of a transparent `image` on white paper, uint8 [H, W], or `grey` if it is opaque."""
+    import cv2
+
+    if image is None or image.shape[2:] != (4,) or image.dtype.kind != "u":
+        return grey
+    colour = image.astype(np.float32) / np.iinfo(image.dtype).max
+    if (opacity := colour[..., 3]).min() == 1:
+        return grey
+    return np.rint(255 + opacity * 255 * (cv2.cvtColor(colour[..., :3], cv2.COLOR_BGR2GRAY) - 1)).astype(np.uint8)
 
 
 def label_boards(pixels: Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:

@@ -201,12 +201,12 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(tm
 def test_cells_are_on_the_disk_before_the_folder_counts_as_whole(tmp_path, monkeypatch):
     prepare = importlib.import_module("02_PrepareData")
     steps = []
-    for name in ("sync_all", "sync", "write_json"):
-        monkeypatch.setattr(prepare, name, lambda *_, name=name: steps.append(name))
+    for name in ("sync", "write_json"):
+        monkeypatch.setattr(prepare, name, lambda *_, name=name, **disk: steps.append("whole disk" if disk else name))
     for part in (*prepare.SPLITS, "grids"):
         (tmp_path / "new" / part).mkdir(parents=True)
     prepare.swap_in(tmp_path / "new", tmp_path / "old", tmp_path, {})
-    assert steps == ["sync_all", "sync", "sync", "write_json"]
+    assert steps == ["whole disk", "sync", "sync", "write_json"]
 
 
 def test_a_disk_that_cannot_hold_a_file_is_reported(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from digitnet_cli import UserError, argument_parser, run_script, start_script, sync, sync_all
+from digitnet_cli import UserError, argument_parser, run_script, start_script, sync
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 HOME = "https://github.com/wichtounet/sudoku_dataset"
@@ -149,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
         count, left_out = convert(args, new)
         if not count:
             raise UserError(f"{args.dataset} has no photo with digits and corners: give a whole clone of {HOME}")
-        sync_all(new)
+        sync(new, whole_disk=True)
         new.replace(args.out)
         sync(args.out.parent)
     finally:
