@@ -129,19 +129,21 @@ def test_every_script_finds_its_neighbours_in_a_safe_path():
 
 # Streams of notebooks, IDLE and Spyder: they can write, and little else.
 NOTEBOOK = """
-import runpy, sys
+import runpy, sys, threading
 class Shell:
     def __init__(self, stream): self.stream = stream
     def write(self, text): return self.stream.write(text)
     def flush(self): pass
 sys.stdout, sys.stderr = Shell(sys.stdout), Shell(sys.stderr)
 sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+def script():
+    runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_streams_of_a_notebook_do_not_stop_a_script():
-    done = call(sys.executable, "-c", NOTEBOOK, *READ[1:])
+@pytest.mark.parametrize("start", ["script()", "threading.Thread(target=script).start()"])
+def test_a_notebooks_streams_and_threads_do_not_stop_a_script(start):
+    done = call(sys.executable, "-c", NOTEBOOK + start, *READ[1:])
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert b"verified: " in done.stdout
 
