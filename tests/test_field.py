@@ -544,7 +544,7 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(tmp_pat
 
 @pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py"])
 def test_a_script_does_not_write_where_another_run_does(built, tmp_path, name):
-    options = {"02_PrepareData.py": [], "03_Training.py": ["--data", built.data, "--epochs", 1, "--threads", 1]}
+    options = {"02_PrepareData.py": DRAW[2:-1], "03_Training.py": ["--data", built.data, "--epochs", 1, "--threads", 1]}
     with alone_in(tmp_path):
         done = script(name, *options[name], "--out", tmp_path)
     assert done.code == 1
