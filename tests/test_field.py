@@ -596,7 +596,7 @@ def test_workers_end_with_their_parent_whatever_the_start_method(tmp_path, metho
     assert len(workers) >= 3
     process.kill()
     process.wait()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while marked(mark) and time.monotonic() < end:
         time.sleep(0.05)
     left = marked(mark)
