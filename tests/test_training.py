@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fast training keeps its contracts: processes share each batch, order and start come from the seed."""
 
+import importlib
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -146,6 +147,11 @@ def test_the_trained_network_becomes_a_model_with_equal_logits(network):
         expected = trained_network.eval()(x)
         torch.testing.assert_close(result(x), expected, rtol=1e-4, atol=1e-5)
     assert expected.std() > 0.05
+
+def test_the_last_of_equally_good_epochs_is_kept():
+    history = [{"epoch": epoch, "val": {"wrong_cells": wrong}} for epoch, wrong in enumerate([3, 1, 0, 0, 2], 1)]
+    assert importlib.import_module("03_Training").best_epoch(history)["epoch"] == 4
+
 
 
 def test_the_logit_scale_is_the_likeliest_and_changes_no_class(built):
