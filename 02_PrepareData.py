@@ -13,8 +13,9 @@ bytes, whatever the number of workers.
 
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
-cut off each side (as its grid processor does). After them, train has two photos of newspapers per puzzle, each cut
-twice, without most effects of pages/effects.py; val has the tutorial's pages only.
+cut off each side (as its grid processor does). After them, train has two more camera views of each page, then two
+photos of newspapers per puzzle, each cut twice, without most effects of pages/effects.py; val has the tutorial's pages
+only.
 --style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
 Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
@@ -32,6 +33,7 @@ from pages import FAMILIES
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 TUTORIAL_CROP_MARGINS = (0.0, 0.12)  # in turn; whole cells are cut from the page's own size, the others from BOARD_SIDE
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
+MORE_VIEWS = {"tutorial": 2, "photo": 0}  # of each page for training, by the camera
 NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
 CUTS = 2  # per such photo, each at its own corners and crop margin, as by two clients
 CALIBRATION_BOARDS = 100  # at most, and at most one per puzzle for training
@@ -108,15 +110,18 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def make_pages(task: Task, seed: int, out: Path) -> list[list]:
-    """Draw a puzzle's two pages and their cells into `out`; return the two rows of the split's CSV."""
-    split, (number,), puzzle, _ = task
-    page, corners = draw_page(puzzle, FACES[number // 2 % 2])
-    view, view_corners = photograph(page, corners, np.random.default_rng([seed, split == "val", number]))
+    """Draw a puzzle's clean page, a camera's views of it and their cells into `out`; return rows of the split's CSV."""
+    split, numbers, puzzle, _ = task
+    page, corners = draw_page(puzzle, FACES[numbers[0] // 2 % 2])
+    images = [(numbers[0], "clean", page, corners)]
+    for number in numbers:
+        rng = np.random.default_rng([seed, split == "val", number])
+        images.append((number, "cam", *photograph(page, corners, rng)))
     rows = []
-    for kind, (image, where) in enumerate([(page, corners), (view, view_corners)]):
-        name = f"{number:06d}_{('clean', 'cam')[kind]}"
+    for number, kind, image, where in images:
+        name = f"{number:06d}_{kind}"
         write_image(out / "grids" / split / f"{name}.png", image)
-        crop_margin = TUTORIAL_CROP_MARGINS[(number + kind) % 2]
+        crop_margin = TUTORIAL_CROP_MARGINS[(number + (kind == "cam")) % 2]
         board = rectify(image, where, BOARD_SIDE if crop_margin else 9 * STEP)
         for cell, pixels in enumerate(cut_cells(board, crop_margin)):
             write_image(out / split / puzzle[cell] / f"{name}_{cell:02d}.png", pixels)
@@ -156,10 +161,14 @@ def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
     for_train = math.ceil(args.train / boards)
     own = None if args.style == "tutorial" else frozenset(args.without)
     clean = frozenset(FAMILIES) - {"corners", "small"}  # newspapers have both
-    tasks = [Task("train", (number,), puzzles[number // boards], own) for number in range(args.train)]
+    views = range(args.train, args.train * (1 + MORE_VIEWS[args.style]))
+    tasks = [
+        Task("train", (number, *views[number :: args.train]), puzzles[number // boards], own)
+        for number in range(args.train)
+    ]
     tasks += [Task("val", (number,), puzzles[for_train + number // boards], own) for number in range(args.val)]
     for i in range(args.train * NEWSPAPERS[args.style]):
-        numbers = tuple(args.train + CUTS * i + cut for cut in range(CUTS))
+        numbers = tuple(views.stop + CUTS * i + cut for cut in range(CUTS))
         tasks.append(Task("train", numbers, puzzles[i % for_train], clean))
     calibration = range(min(args.train, CALIBRATION_BOARDS))
     return tasks + [Task("calibration", (number,), puzzles[number % for_train], clean) for number in calibration]
@@ -245,6 +254,7 @@ def draw_data(args: argparse.Namespace, new: Path, lock: int) -> dict[str, int]:
     counts = {f"{split}/{label}": 0 for split in SPLITS for label in range(10)}
     for split in SPLITS:
         made = [row for task, of_puzzle in zip(tasks, rows, strict=True) if task.split == split for row in of_puzzle]
+        made.sort(key=lambda row: row[0][:6])  # by number: a page's other views come after all pages
         if split != "calibration":
             with (new / "grids" / f"{split}.csv").open("w", newline="") as file:
                 writer = csv.writer(file)
