@@ -56,7 +56,7 @@ RECIPES = {
     # The augmentation moves and zooms further than the tutorial's (0.02 and 0.05), because cells that a grid
     # detector cuts at slightly wrong corners look like that.
     "digitnet": Recipe(
-        epochs=5,
+        epochs=6,
         batch_size=256,
         lr=2e-2,
         label_smoothing=0.0,
@@ -64,7 +64,7 @@ RECIPES = {
         warmup_fraction=0.02,
         weight_decay=1e-4,
         dropout=0.0,
-        augmentation=dict(degrees=5, translate=0.1, scale=0.25, shear=0.0, blur_probability=0.15),
+        augmentation=dict(degrees=5, translate=0.1, scale=0.25, shear=0.0, blur_probability=0.15, unchanged=0.2),
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
@@ -76,7 +76,7 @@ RECIPES = {
         warmup_fraction=0.1,
         weight_decay=1e-2,
         dropout=0.2,
-        augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15),
+        augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15, unchanged=0.0),
     ),
 }
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
@@ -131,7 +131,6 @@ from digitnet_training import (
     Processes,
     TrainState,
     augment,
-    data_dependent_init,
     draw_augmentation,
     draw_epoch,
     evaluate,
@@ -149,13 +148,11 @@ def epoch_generator(args: argparse.Namespace, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(args.seed * 100_003 + epoch)
 
 
-def build(args: argparse.Namespace, cells: Cells) -> TrainState:
-    """Return a network, initialised on a first batch of `cells`, with its optimizer, schedule and average."""
+def build(args: argparse.Namespace) -> TrainState:
+    """Return a network with its optimizer, schedule and average."""
     torch.manual_seed(args.seed)
     model = for_training(NETWORKS[args.model](), args.dropout)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
-    first = draw_epoch(torch.from_numpy(cells.labels), args.batch_size, args.blank_fraction, epoch_generator(args, 0))
-    data_dependent_init(model, normalize(torch.from_numpy(cells.pixels[:, None])[first]))
     return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, args.weight_decay, EMA_DECAY)
 
 
@@ -189,7 +186,7 @@ def fit(
     Writes `checkpoint` after every epoch, and continues from it if it belongs to the same `run` (see fingerprint).
     Raises UserError if the loss is not finite.
     """
-    state = build(args, train_cells)
+    state = build(args)
     best_state, history, seconds = state.ema_weights(), [], 0.0
     if saved := processes.gather(read_checkpoint(checkpoint, run) if processes.rank == 0 else None)[0]:
         state.load_state_dict(saved)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from digitnet_cli import ROOT, UserError, first_line, sha256, write_file
@@ -44,11 +46,13 @@ def draw_augmentation(
     scale: float,
     shear: float,
     blur_probability: float,
+    unchanged: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the parameters of `augment` for `n` cells: affine maps, float32 [n, 2, 3], and a blur mask, bool [n].
 
     Angles are within ±`degrees`, shifts within ±`translate` of the side, sizes within ±`scale` of the size;
-    the map's four factors then change within ±`shear`, which shears and stretches.
+    the map's four factors then change within ±`shear`, which shears and stretches. The fraction `unchanged` of the
+    cells stays as it is: every map softens a cell, but the cells that clients read are as sharp as they were cut.
     """
 
     def uniform(limit: float, *shape: int) -> torch.Tensor:
@@ -59,7 +63,9 @@ def draw_augmentation(
     shift = uniform(2 * translate, n, 2)  # grid_sample's coordinates run from -1 to 1
     affine = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(n, 2, 3)
     affine[:, :, :2] += uniform(shear, n, 2, 2)
-    return affine, torch.rand(n, generator=generator) < blur_probability
+    kind = torch.rand(n, generator=generator)
+    affine[kind >= 1 - unchanged] = torch.eye(2, 3)
+    return affine, kind < blur_probability
 
 
 def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
@@ -81,48 +87,32 @@ def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) ->
     return cells
 
 
-def data_dependent_init(model: nn.Module, x: torch.Tensor) -> None:
-    """Scale and shift each convolution so that its outputs on `x` have mean 0 and deviation 1 in every channel.
-
-    Convolutions without a bias are skipped: BatchNorm follows them. A network without BatchNorm then learns
-    from its first step. Source: Salimans and Kingma, "Weight Normalization" (2016).
-    """
-
-    def standardize(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
-        assert isinstance(layer, nn.Conv2d) and layer.bias is not None
-        std, mean = torch.std_mean(output, dim=(0, 2, 3), keepdim=True)
-        layer.weight /= std.view(-1, 1, 1, 1)
-        layer.bias.sub_(mean.flatten()).div_(std.flatten())
-        return (output - mean) / std
-
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
-    hooks = [convolution.register_forward_hook(standardize) for convolution in convolutions]
-    with torch.no_grad():
-        model.eval()(x)
-    for hook in hooks:
-        hook.remove()
-
-
-class SharedBatchNorm(nn.BatchNorm1d):
+class SharedBatchNorm(_BatchNorm):
     """BatchNorm over the batches of all processes together, so that they train like a single process.
 
     PyTorch's SyncBatchNorm is for GPUs only.
     """
 
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        """Take features of any shape, float32 [N, C, ...]."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise features, float32 [N, C], by the moments of all processes' batches."""
+        """Normalise features by the moments of all processes' batches."""
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
         from torch.distributed.nn.functional import all_reduce  # its import writes temporary files
 
-        x = x.double()  # the difference of two large sums loses digits
-        moments = torch.stack([x.mean(0), (x * x).mean(0)]) / dist.get_world_size()
+        others = [dim for dim in range(x.dim()) if dim != 1]
+        squares = x.double() ** 2  # the difference of two large sums loses digits
+        moments = torch.stack([x.double().mean(others), squares.mean(others)]) / dist.get_world_size()
         mean, square = all_reduce(moments)  # the processes' shares are equal
         variance = square - mean * mean
         with torch.no_grad():
             self.running_mean += self.momentum * (mean - self.running_mean)
             self.running_var += self.momentum * (variance - self.running_var)
-        return ((x - mean) / (variance + self.eps).sqrt()).float() * self.weight + self.bias
+        scale = self.weight / (variance + self.eps).sqrt()
+        channels = (-1, *[1] * (x.dim() - 2))
+        return x * scale.float().view(channels) + (self.bias - mean * scale).float().view(channels)
 
 
 class MeanOverCell(nn.Module):
@@ -136,34 +126,37 @@ class MeanOverCell(nn.Module):
 def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
     """Return the network that is trained instead of `model`; they share layers, and `from_training` undoes it.
 
-    Dropout is added before the last layer. DigitNet also gets BatchNorm there: the mean of a feature over a whole cell
-    is so small that the last layer would learn slowly without it. Its ReLU moves behind the pool, where a quarter of
-    the values are left, with the same result.
+    Dropout is added before the last layer. DigitNet also gets BatchNorm there and behind its convolutions: white paper
+    gives all cells nearly equal features, so it would learn slowly without. Its ReLU moves behind the pool, where a
+    quarter of the values are left, with the same result.
     """
     layers: list[Any] = list(model.get_submodule("net").children())
     linear = layers.pop()
     if isinstance(model, DigitNet):
         conv1, relu1, max_pool, conv2, relu2, *_ = layers
-        layers = [conv1, max_pool, relu1, conv2, relu2, MeanOverCell(), SharedBatchNorm(linear.in_features)]
+        norm1, norm2, norm3 = (SharedBatchNorm(m.out_channels) for m in (conv1, conv2, conv2))
+        for norm in (norm1, norm2):
+            norm.weight.requires_grad_(False)  # stays 1: a negative factor could not move in front of the pool
+        layers = [conv1, max_pool, norm1, relu1, conv2, norm2, relu2, MeanOverCell(), norm3]
     return nn.Sequential(*layers, nn.Dropout(dropout), linear)
 
 
 def from_training(network: nn.Module) -> nn.Module:
-    """Return the model of a network made by `for_training`, with BatchNorm folded into the last layer."""
+    """Return the model of a network made by `for_training`, with DigitNet's BatchNorm folded into other layers."""
     layers: list[Any] = list(copy.deepcopy(network).eval().children())
     linear, _ = layers.pop(), layers.pop()
-    if not isinstance(layers[-1], nn.BatchNorm1d):
+    if not isinstance(layers[-1], SharedBatchNorm):
         model: nn.Module = DigitNetV2()
         model.net = nn.Sequential(*layers, linear)
         return model.eval()
-    norm = layers.pop()
-    with torch.no_grad():
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        linear.bias += linear.weight @ (norm.bias - norm.running_mean * scale)
-        linear.weight *= scale
-    conv1, max_pool, relu1, conv2, relu2, _ = layers
+    conv1, max_pool, norm1, relu1, conv2, norm2, relu2, _, norm3 = layers
     model = DigitNet()
     average_and_flatten = list(model.get_submodule("net").children())[5:7]
+    conv1, conv2 = fuse_conv_bn_eval(conv1, norm1), fuse_conv_bn_eval(conv2, norm2)
+    with torch.no_grad():
+        scale = norm3.weight / (norm3.running_var + norm3.eps).sqrt()
+        linear.bias += linear.weight @ (norm3.bias - norm3.running_mean * scale)
+        linear.weight *= scale
     model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, *average_and_flatten, linear)
     return model.eval()
 

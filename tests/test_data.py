@@ -148,23 +148,30 @@ def augmented(pixels, seed, **strength):
 
 
 def test_augmentation_leaves_white_paper_white():
-    x = augmented(
-        np.full((64, 28, 28), 255, np.uint8), 0, degrees=20, translate=0.2, scale=0.3, shear=0.1, blur_probability=0.5
-    )
+    strength = dict(degrees=20, translate=0.2, scale=0.3, shear=0.1, blur_probability=0.5, unchanged=0.1)
+    x = augmented(np.full((64, 28, 28), 255, np.uint8), 0, **strength)
     assert x.shape == (64, 1, 28, 28)
     torch.testing.assert_close(x, torch.ones_like(x))  # a constant fill would leave grey wedges
 
 
 def test_augmentation_repeats_with_the_seed_and_differs_without():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28), np.uint8)
-    strength = dict(degrees=5, translate=0.02, scale=0.05, shear=0.05, blur_probability=0.15)
+    strength = dict(degrees=5, translate=0.02, scale=0.05, shear=0.05, blur_probability=0.15, unchanged=0.2)
     assert torch.equal(augmented(pixels, 1, **strength), augmented(pixels, 1, **strength))
     assert not torch.equal(augmented(pixels, 1, **strength), augmented(pixels, 2, **strength))
 
 
+def test_augmentation_leaves_a_fraction_of_the_cells_unchanged():
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 28, 28), np.uint8)
+    x = augmented(pixels, 0, degrees=5, translate=0.1, scale=0.25, shear=0.1, blur_probability=0.3, unchanged=0.2)
+    change = (x - normalize(torch.from_numpy(pixels)[:, None])).abs().amax((1, 2, 3))
+    assert (change < 1e-3).float().mean().item() == pytest.approx(0.2, abs=0.04)
+    assert ((change < 1e-3) | (change > 0.1)).all()
+
+
 def test_augmentation_of_strength_zero_changes_nothing():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28), np.uint8)
-    x = augmented(pixels, 0, degrees=0, translate=0, scale=0, shear=0, blur_probability=0)
+    x = augmented(pixels, 0, degrees=0, translate=0, scale=0, shear=0, blur_probability=0, unchanged=0)
     torch.testing.assert_close(x, normalize(torch.from_numpy(pixels)[:, None]), atol=1e-4, rtol=0)
 
 
