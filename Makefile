@@ -209,7 +209,7 @@ $(VENV)/.installed: requirements.txt
 .venv-read/.installed: requirements-inference.txt
 $(VENV)/.installed .venv-read/.installed:
 	@base='$(BASE)' says='$(call says,$(@D))'; if [ -n "$$says" ] && ! grep -qsvx "$$says" $@; then \
-		$(@D)/bin/python -Im pip --version > /dev/null 2>&1 || $(@D)/bin/python -Im ensurepip; \
+		$(@D)/bin/python -Ic 'import pip' 2> /dev/null || $(@D)/bin/python -Im ensurepip; \
 	elif [ -e $(@D) ] && [ ! -e $@ ]; then \
 		echo 'make: $(@D) has no Python 3.11 to 3.14 that starts: run `mv $(@D) $(@D).old`, then make' >&2; exit 1; \
 	elif [ -z "$$base" ]; then \

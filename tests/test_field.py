@@ -720,7 +720,9 @@ def test_packages_go_to_the_environment_whatever_pips_settings_say(tmp_path, nam
     (tmp_path / "requirements.txt").write_text("--no-index\n--find-links .\ntiny==1\n")
     packages = tmp_path / f".venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     venv.create(tmp_path / ".venv", symlinks=True)
-    (packages / "pip").symlink_to(Path(pip.__file__).parent)  # 10 s faster than ensurepip
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "pip").symlink_to(Path(pip.__file__).parent)  # 10 s faster than ensurepip
+    (packages / "linked.pth").write_text(f"{tmp_path}/linked")
     settings = {name: PIP_SETTINGS[name].format(tmp_path) for name in names}
     (tmp_path / "pip.conf").write_text("\n".join(["[global]", *(f"{name} = {settings[name]}" for name in names)]))
     variables = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
