@@ -107,9 +107,10 @@ class SharedBatchNorm(_BatchNorm):
         moments = torch.stack([x.double().mean(others), squares.mean(others)]) / dist.get_world_size()
         mean, square = all_reduce(moments)  # the processes' shares are equal
         variance = square - mean * mean
-        with torch.no_grad():
+        values = x.numel() // x.size(1) * dist.get_world_size()
+        with torch.no_grad():  # like BatchNorm, it keeps the unbiased variance
             self.running_mean += self.momentum * (mean - self.running_mean)
-            self.running_var += self.momentum * (variance - self.running_var)
+            self.running_var += self.momentum * (variance * values / (values - 1) - self.running_var)
         scale = self.weight / (variance + self.eps).sqrt()
         channels = (-1, *[1] * (x.dim() - 2))
         return x * scale.float().view(channels) + (self.bias - mean * scale).float().view(channels)
