@@ -37,6 +37,7 @@ from digitnet_data import (
     load_photo,
     read_pages,
     read_text,
+    sha256_of_cells,
 )
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import read_golden
@@ -433,6 +434,15 @@ def test_system_files_are_no_data_and_others_are():
     assert not any(SYSTEM_NAMES.fullmatch(name) for name in ("x.png", "#1.png", "@x.png", "5", "notes.txt", "_x.png"))
 
 
+def test_names_that_are_not_utf_8_are_read(tmp_path):
+    for label in range(10):
+        (tmp_path / str(label)).mkdir()
+        cell = cv2.imencode(".png", np.full((28, 28), label, np.uint8))[1].tobytes()
+        (tmp_path / str(label) / os.fsdecode(b"\xfc_00.png")).write_bytes(cell)
+    cells = load_cells(tmp_path)
+    assert set(cells.boards) == {os.fsdecode(b"\xfc")} and len(sha256_of_cells(cells)) == 64
+
+
 def grid(row="{}", join="\n", between=""):
     """Write puzzles in nine lines each."""
 
@@ -654,6 +664,18 @@ def test_make_clean_removes_our_data_wherever_cdpath_leads(tmp_path):
     assert done.returncode == 0 and not list((tmp_path / "data").iterdir())
     assert (tmp_path / "elsewhere" / "data" / "train" / "a.jpg").exists()
     assert "cd " not in re.sub(r"^#.*", "", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_tests_use_their_own_packages_and_plugins(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "own" / "bin").mkdir(parents=True)
+    (tmp_path / "own" / "pyvenv.cfg").touch()
+    (tmp_path / "own" / "bin" / "python").write_text("#!/bin/sh\nenv\n")
+    (tmp_path / "own" / "bin" / "python").chmod(0o755)
+    foreign = ["PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTEST_PLUGINS", "PYTEST_ADDOPTS"]
+    done = call("make", "-C", tmp_path, "test", "VENV=", "PYTHON=own/bin/python", **dict.fromkeys(foreign, "foreign"))
+    assert done.returncode == 0 and b"=foreign" not in done.stdout
+    assert b"\nPYTEST_DISABLE_PLUGIN_AUTOLOAD=1\n" in done.stdout
 
 
 def test_empty_settings_leave_their_defaults():
