@@ -17,8 +17,8 @@ PAGE_WIDTH, PAGE_HEIGHT = 800, 1200
 PAGE_MARGIN = 60
 STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
 THIN, THICK, STROKE = 1, 3, 2  # inner lines, box lines, the digits' pen
-# The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: half of the
-# pages have each. Size, weight, middle and baseline (in the cell) fit what OpenCV 5.0.0 draws.
+# The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: each
+# is on half of the pages. Size, weight, middle and baseline (in the cell) match what OpenCV 5.0.0 draws.
 FACES = ("Hershey", "Rubik")
 RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_MIDDLE, RUBIK_BASELINE = 36.5, 560, 37, 46
 CORNER_JITTER = 20  # the camera moves each corner of the page by up to this much

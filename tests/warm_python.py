@@ -56,7 +56,7 @@ sys.exit(code)
 def start() -> str:
     """Start the server, which ends with this process, and return the program that stands for `python`.
 
-    A process that one with a server has started shares it.
+    A process that is started by one with a server shares that server.
     """
     if VARIABLE in os.environ:
         return os.environ[VARIABLE]
@@ -102,7 +102,7 @@ def accompany(client: socket.socket) -> None:
         for stream in streams:
             os.close(stream)
         ended = os.pidfd_open(child)
-        with contextlib.suppress(OSError):  # it was killed, as is seen in the next line
+        with contextlib.suppress(OSError):  # the client was killed; the next line notices
             client.send(str(child).encode())
         if client in select.select([client, ended], [], [])[0]:  # it was killed
             os.kill(child, signal.SIGKILL)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Execute one instruction of ARMv8.1 (LSE ldaddal), for arm_check.py to run on an emulated processor.
 
-A Raspberry Pi 4 lacks it, so it must trap there; otherwise a step that passes shows nothing. torch 2.10.0 uses it.
+A Raspberry Pi 4 lacks it, so the emulated one must trap. If it does not, the other checks prove nothing. torch 2.10.0
+uses this instruction.
 """
 
 import ctypes
