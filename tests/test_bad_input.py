@@ -136,4 +136,5 @@ def test_make_works_in_a_folder_with_spaces(tmp_path):
     copy_product(folder)
     result = run("make", "data", f"PYTHON={PYTHON}", "TRAIN=1", "VAL=1", cwd=folder)
     assert result.code == 0, result.err
-    assert len(list((folder / "data" / "train").rglob("*.png"))) == 6 * 81  # two pages, two newspapers cut twice
+    cells = list((folder / "data" / "train").rglob("*.png"))
+    assert len(cells) == 8 * 81  # two pages, two more views, two newspapers cut twice
