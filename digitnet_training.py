@@ -103,8 +103,8 @@ class SharedBatchNorm(_BatchNorm):
         from torch.distributed.nn.functional import all_reduce  # its import writes temporary files
 
         others = [dim for dim in range(x.dim()) if dim != 1]
-        squares = x.double() ** 2  # the difference of two large sums loses digits
-        moments = torch.stack([x.double().mean(others), squares.mean(others)]) / dist.get_world_size()
+        wide = x.double()  # the difference of two large sums loses digits
+        moments = torch.stack([wide.mean(others), (wide * wide).mean(others)]) / dist.get_world_size()
         mean, square = all_reduce(moments)  # the processes' shares are equal
         variance = square - mean * mean
         values = x.numel() // x.size(1) * dist.get_world_size()
