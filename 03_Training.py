@@ -218,7 +218,7 @@ def accuracy(record: dict) -> float:
 
 
 def best_epoch(history: list[dict]) -> dict:
-    """Return the record with the fewest wrong validation cells, of several the last: its steps were the smallest."""
+    """Return the last of the records with the fewest wrong validation cells: the last steps are the smallest."""
     return min(reversed(history), key=lambda record: record["val"]["wrong_cells"])
 
 
