@@ -227,11 +227,10 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
     if len(free) > 1:
         failures.append(f"the batch is not the only free dimension: {', '.join(sorted(map(repr, free)))}")
 
-    def kind(value: onnx.ValueInfoProto) -> str:
-        return "tensor(float)" if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT else "another type"
-
+    types = {number: f"tensor({name.lower()})" for name, number in onnx.TensorProto.DataType.items()}
     ends = (
-        [(value.name, kind(value), dimensions(value)) for value in values] for values in (graph.input, graph.output)
+        [(value.name, types.get(value.type.tensor_type.elem_type, "no type"), dimensions(value)) for value in values]
+        for values in (graph.input, graph.output)
     )
     return failures + compare_signature(*ends) + weight_failures(constants(model), weights)
 
