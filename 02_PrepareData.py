@@ -33,7 +33,7 @@ from pages import FAMILIES
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 TUTORIAL_CROP_MARGINS = (0.0, 0.12)  # in turn; whole cells are cut from the page's own size, the others from BOARD_SIDE
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
-MORE_VIEWS = {"tutorial": 2, "photo": 0}  # of each page for training, by the camera
+VIEWS = {"tutorial": 3, "photo": 1}  # of each page for training, by the camera
 NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
 CUTS = 2  # per such photo, each at its own corners and crop margin, as by two clients
 CALIBRATION_BOARDS = 100  # at most, and at most one per puzzle for training
@@ -161,14 +161,14 @@ def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
     for_train = math.ceil(args.train / boards)
     own = None if args.style == "tutorial" else frozenset(args.without)
     clean = frozenset(FAMILIES) - {"corners", "small"}  # newspapers have both
-    views = range(args.train, args.train * (1 + MORE_VIEWS[args.style]))
+    pages = args.train * VIEWS[args.style]
     tasks = [
-        Task("train", (number, *views[number :: args.train]), puzzles[number // boards], own)
+        Task("train", tuple(range(number, pages, args.train)), puzzles[number // boards], own)
         for number in range(args.train)
     ]
     tasks += [Task("val", (number,), puzzles[for_train + number // boards], own) for number in range(args.val)]
     for i in range(args.train * NEWSPAPERS[args.style]):
-        numbers = tuple(views.stop + CUTS * i + cut for cut in range(CUTS))
+        numbers = tuple(pages + CUTS * i + cut for cut in range(CUTS))
         tasks.append(Task("train", numbers, puzzles[i % for_train], clean))
     calibration = range(min(args.train, CALIBRATION_BOARDS))
     return tasks + [Task("calibration", (number,), puzzles[number % for_train], clean) for number in calibration]
