@@ -4,7 +4,7 @@
 
 part       what is measured                                                            runs, statistic
 chapter    images per second, the tutorial's way and ours in turn                      3, median; its validation once
-seeds      03_Training.py with three seeds: time to 0.9928, errors after all epochs    1 per seed
+seeds      03_Training.py --epochs 1 with three seeds: time to 0.9928, errors          1 per seed
 scripts    seconds and peak memory of each script, and of loading the cells            3, median; long ones once
 inference  a board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch      many calls in 3 rounds, median
 photo      photos of 1,000 pixels and 12 megapixels, one thread; the whole command     8 of each, median; 5
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     ARGS = parse_args()
 
 from inference import bench_inference
-from measure import CHAPTER_EPOCHS, TARGET, plural, run_measured, table, train_measured, tutorial_cells
+from measure import CHAPTER_EPOCHS, TARGET, in_epochs, plural, run_measured, table, train_measured, tutorial_cells
 from photo import bench_photo
 from training import bench_chapter, bench_processes, bench_seeds
 
@@ -74,11 +74,12 @@ def bench_scripts(args: argparse.Namespace) -> dict:
             runs.setdefault(name, []).append(run_measured(sys.executable, *command))
     parity = ("04_Parity.py", "--onnx", onnx, "--weights", weights, "--data", args.data)
     runs["04_Parity.py"] = [run_measured(sys.executable, *parity)]
-    rows = [
-        [name, statistics.median(run["seconds"] for run in of), max(run["peak_mib"] for run in of), len(of)]
-        for name, of in runs.items()
-    ]
-    table("Each script, from start to end", ["", "s", "peak MiB of the largest process", "runs"], rows)
+    rows = []
+    for name, of in runs.items():
+        seconds = statistics.median(run["seconds"] for run in of)
+        rows.append([name, seconds, in_epochs(seconds, args), max(run["peak_mib"] for run in of), len(of)])
+    head = ["", "s", "in chapter's epochs", "peak MiB of the largest process", "runs"]
+    table("Each script, from start to end", head, rows)
     return runs
 
 
@@ -127,6 +128,7 @@ def main(args: argparse.Namespace) -> None:
     versions = [f"{name} {run['versions'].get(name, '?')}" for name in ("torch", "onnxruntime")]
     print(f"{run['processor']}, {run['cpus']} cores, {platform.machine()}, {', '.join(versions)}, {run['date']}")
     report = args.out / "bench.json"
+    args.chapter_epoch = None  # seconds, once they are measured
     for part in parts:
         # A process per part: memory and threads of one part have slowed down another by half. This one computes
         # nothing, so it can be forked, which saves the imports.
@@ -136,6 +138,8 @@ def main(args: argparse.Namespace) -> None:
         process.join()
         if process.exitcode:
             sys.exit(process.exitcode)
+        if part == "chapter":
+            args.chapter_epoch = json.loads(report.read_text())[part]["results"]["epoch_seconds"]
     if {"chapter", "seeds"} <= {*parts}:  # both from this call: the machine's speed differs between days
         measured = json.loads(report.read_text())
         print(f"\n{compare(measured['chapter']['results'], measured['seeds']['results'])}")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared by all parts: run and measure commands, time functions, print tables."""
 
+import argparse
 import json
 import shutil
 import statistics
@@ -90,6 +91,11 @@ def median_time(call: Callable[[], object], seconds: float) -> float:
         call()
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:])
+
+
+def in_epochs(seconds: float | None, args: argparse.Namespace) -> float | str:
+    """Return a time in epochs of the tutorial's way, or "-" if this call did not measure these (part chapter)."""
+    return seconds / args.chapter_epoch if seconds and args.chapter_epoch else "-"
 
 
 def plural(count: int, thing: str) -> str:
