@@ -56,15 +56,15 @@ RECIPES = {
     # The augmentation moves and zooms further than the tutorial's (0.02 and 0.05), because cells that a grid
     # detector cuts at slightly wrong corners look like that.
     "digitnet": Recipe(
-        epochs=6,
+        epochs=5,
         batch_size=256,
         lr=2e-2,
         label_smoothing=0.0,
         blank_fraction=0.1,
-        warmup_fraction=0.02,
+        warmup_fraction=0.3,
         weight_decay=1e-4,
         dropout=0.0,
-        augmentation=dict(degrees=5, translate=0.1, scale=0.25, shear=0.0, blur_probability=0.15, unchanged=0.2),
+        augmentation=dict(degrees=8, translate=0.13, scale=0.3, shear=0.0, blur_probability=0.2, unchanged=0.2),
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(

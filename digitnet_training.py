@@ -138,6 +138,8 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
         norm1, norm2, norm3 = (SharedBatchNorm(m.out_channels) for m in (conv1, conv2, conv2))
         for norm in (norm1, norm2):
             norm.weight.requires_grad_(False)  # stays 1: a negative factor could not move in front of the pool
+        for conv in (conv1, conv2):
+            conv.bias.requires_grad_(False)  # BatchNorm removes it, and its gradient takes a twelfth of the step
         layers = [conv1, max_pool, norm1, relu1, conv2, norm2, relu2, MeanOverCell(), norm3]
     return nn.Sequential(*layers, nn.Dropout(dropout), linear)
 
