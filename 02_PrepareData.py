@@ -13,8 +13,8 @@ bytes, whatever the number of workers.
 
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
-cut off each side (as its grid processor does). After them, train has two more camera views of each page, then two
-photos of newspapers per puzzle, each cut twice, without most effects of pages/effects.py; val has the tutorial's pages
+cut off each side (as its grid processor does). After them, train has two more camera views of each
+page, cut at slightly wrong corners, then two photos of newspapers per puzzle, each cut twice, without most effects of pages/effects.py; val has the tutorial's pages
 only.
 --style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
@@ -114,16 +114,18 @@ def make_pages(task: Task, seed: int, out: Path) -> list[list]:
     """Draw a puzzle's clean page, a camera's views of it and their cells into `out`; return rows of the split's CSV."""
     split, numbers, puzzle, _ = task
     page, corners = draw_page(puzzle, FACES[numbers[0] // 2 % 2])
-    images = [(numbers[0], "clean", page, corners)]
+    images = [(numbers[0], "clean", page, corners, corners)]
     for number in numbers:
         rng = np.random.default_rng([seed, split == "val", number])
-        images.append((number, "cam", *photograph(page, corners, rng)))
+        view, where = photograph(page, corners, rng)
+        found = where if number == numbers[0] else aim(where, 9 * STEP, rng)[0]  # further views: as a detector finds it
+        images.append((number, "cam", view, where, found))
     rows = []
-    for number, kind, image, where in images:
+    for number, kind, image, where, found in images:
         name = f"{number:06d}_{kind}"
         write_image(f"{out}/grids/{split}/{name}.png", image)
         crop_margin = TUTORIAL_CROP_MARGINS[(number + (kind == "cam")) % 2]
-        board = rectify(image, where, BOARD_SIDE if crop_margin else 9 * STEP)
+        board = rectify(image, found, BOARD_SIDE if crop_margin else 9 * STEP)
         for cell, pixels in enumerate(cut_cells(board, crop_margin)):
             write_image(f"{out}/{split}/{puzzle[cell]}/{name}_{cell:02d}.png", pixels)
         rows.append([f"{name}.png", puzzle, *(f"{value:.2f}" for value in where.ravel())])
