@@ -13,9 +13,9 @@ bytes, whatever the number of workers.
 
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
-cut off each side (as its grid processor does). After them, train has two more camera views of each
-page, cut at slightly wrong corners, then two photos of newspapers per puzzle, each cut twice, without most effects of pages/effects.py; val has the tutorial's pages
-only.
+cut off each side (as its grid processor does). After them, train has two more camera views of each page, cut at
+slightly wrong corners, then two photos of newspapers per puzzle, each cut twice, without most effects of
+pages/effects.py; val has the tutorial's pages only.
 --style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
 Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
