@@ -107,7 +107,7 @@ def write_image(path: str, image: np.ndarray) -> None:
     """Write an image, uint8 [H, W], as PNG."""
     # cv2.imwrite takes half as long again for a cell, and does not say what went wrong; a pathlib.Path adds a quarter.
     with open(path, "wb") as file:  # noqa: PTH123
-        file.write(cv2.imencode(".png", image)[1])
+        file.write(cv2.imencode(".png", image)[1].tobytes())
 
 
 def make_pages(task: Task, seed: int, out: Path) -> list[list]:
