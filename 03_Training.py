@@ -61,7 +61,7 @@ RECIPES = {
         lr=2e-2,
         label_smoothing=0.0,
         blank_fraction=0.1,
-        warmup_fraction=0.3,
+        warmup_fraction=0.3,  # with less, some filters never fire again
         weight_decay=1e-4,
         dropout=0.0,
         augmentation=dict(degrees=8, translate=0.13, scale=0.3, shear=0.0, blur_probability=0.2, unchanged=0.2),
