@@ -94,7 +94,7 @@ def median_time(call: Callable[[], object], seconds: float) -> float:
 
 
 def in_epochs(seconds: float | None, args: argparse.Namespace) -> float | str:
-    """Return a time in epochs of the tutorial's way, or "-" if this call did not measure these (part chapter)."""
+    """Convert seconds to epochs of the tutorial's way; return "-" before the part chapter has measured one."""
     return seconds / args.chapter_epoch if seconds and args.chapter_epoch else "-"
 
 

@@ -121,10 +121,8 @@ def test_each_training_page_is_seen_from_three_sides(built):
 
 def test_further_views_are_cut_at_slightly_wrong_corners(built):
     cells = load_cells(built.data / "train")
-    for page in read_pages(built.data / "grids" / "train.csv"):
+    for page in read_pages(built.data / "grids" / "train.csv")[12:24]:
         number = int(page.file[:6])
-        if not 6 <= number < 18:
-            continue
         image = cv2.imread(str(built.data / "grids" / "train" / page.file), cv2.IMREAD_UNCHANGED)
         side, crop_margin = (450, 0.12) if number % 2 == 0 else (675, 0.0)
         found = np.stack(
