@@ -40,7 +40,7 @@ class Ink(NamedTuple):
 
     @property
     def inked(self) -> np.ndarray:
-        """Return which cells have a piece of ink that is larger than a speck; bool [81]."""
+        """Mask of the cells with a piece of ink that is larger than a speck; bool [81]."""
         return np.maximum(self.widths, self.heights) > SPECK * self.size
 
 

@@ -25,6 +25,7 @@ from filelock import FileLock  # torch brings it
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and `make test &` ignore it, also for what they start
 PYTHON = warm_python.start()  # tests that are about the start or the end of a process take sys.executable
 # `make test` runs the tests: what it hands down would make their own `make` print "Entering directory".
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}

@@ -40,11 +40,9 @@ def in_blocks(text: str) -> list[str]:
 
 
 def in_the_text(text: str) -> list[str]:
-    """Commands in the running text and in tables, each once."""
+    """Commands in the running text and in tables."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    return list(
-        dict.fromkeys(re.findall(r"`(make|(?:make|source|pip|rm|git|python3|\S+/python|\S+\.py) [^`]+)`", prose))
-    )
+    return re.findall(r"`(make|(?:make|source|pip|rm|git|python3|\S+/python|\S+\.py) [^`]+)`", prose)
 
 
 def is_run(command: str, slow: bool) -> bool:
@@ -105,8 +103,8 @@ def test_every_command_runs(copy: Copy, request: pytest.FixtureRequest, count):
     code = f"import numpy, pages.puzzles as p; [print({numbered}) for i in range(40)]"
     puzzles = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     (copy.folder / "my.txt").write_text(puzzles.stdout)  # the reader's own
-    listed = in_blocks(README) + in_the_text(README)
-    assert {"make", "make PROFILE=photo", LAST, *FAILS} <= set(listed)
+    listed = dict.fromkeys(in_blocks(README) + in_the_text(README))  # each once
+    assert {"make", "make PROFILE=photo", LAST, *FAILS} <= listed.keys()
     run = [command for command in listed if is_run(command, request.config.getoption("--slow"))]
     for command in sorted(run, key=LAST.__eq__):
         start = time.monotonic()

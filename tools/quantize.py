@@ -99,7 +99,7 @@ def evaluate(onnx: Path, data: Path, out: Path) -> dict:
     command = [sys.executable, ROOT / "05_Evaluate.py", "--onnx", onnx, "--data", data, "--out", out]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"05_Evaluate.py failed on {onnx}: {done.stderr.strip().splitlines()[-1:]}")
+        raise UserError(f"05_Evaluate.py failed on {onnx}: {done.stderr.strip()}")
     return json.loads((out / "evaluation.json").read_text())["sets"]
 
 
@@ -118,7 +118,6 @@ def print_table(results: dict[str, dict]) -> None:
 def main(args: argparse.Namespace) -> None:
     """Quantise, time and evaluate the file; print the table and write quantize.json."""
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser recommends a preparation that changes nothing here
-
     open_session(args.onnx)  # an unusable file is reported before minutes of work
     val = load_cells(args.data / "val")
     files = {"float": args.onnx}
