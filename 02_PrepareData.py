@@ -67,18 +67,12 @@ if __name__ == "__main__":
     start_script()
     ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
 
-import contextlib
 import csv
-import ctypes
 import math
-import multiprocessing
 import os
 import shlex
 import shutil
-import signal
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from functools import partial
 from typing import NamedTuple
 
@@ -86,7 +80,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from digitnet_cli import UserError, alone_in, describe_run, first_line, run_script, sync, write_json
+from digitnet_cli import UserError, alone_in, describe_run, open_pool, run_script, sync, write_json
 from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, MARKER, PREPARED, cut_cells, rectify
 from pages.camera import Photo, aim, cut_photo, take_photo
 from pages.fonts import load_fonts, load_hands
@@ -182,38 +176,6 @@ def numbered_puzzle(number: int, seed: int) -> str:
     return draw_puzzle(np.random.default_rng([seed, number]))
 
 
-def set_up_worker(parent: int, lock: int) -> None:
-    """Prepare a process of the pool. `parent` is the main process; `lock` is its descriptor of alone_in."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
-        if os.getppid() != parent:  # it has already ended
-            os._exit(1)
-    os.close(lock)  # the parent's, which a worker must not hold longer
-
-
-@contextlib.contextmanager
-def open_pool(workers: int, lock: int) -> Iterator[Executor]:
-    """Start a pool of processes, or a thread for one worker. Raises UserError if a process is killed."""
-    cv2.setNumThreads(1)  # the processes are the parallelism; before they are forked, as threads are not
-    pool: Executor = ThreadPoolExecutor(1)  # needs no shared memory
-    if workers > 1:
-        try:  # forked by this process, so that they end with it
-            context = multiprocessing.get_context("fork")
-            pool = ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(), lock))
-        except (ImportError, OSError) as error:
-            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): drawing in one")
-    try:
-        yield pool
-    except BrokenProcessPool:
-        again = shlex.join([sys.executable, *sys.argv, "--workers", "1"])
-        raise UserError(
-            f"a drawing process was killed, probably because memory is full: close other programs, or run `{again}`"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> list[str]:
     """Draw `needed` different puzzles, or take them from the reader's file. Raises UserError if that has too few."""
     if not args.puzzles:
@@ -248,7 +210,8 @@ def draw_data(args: argparse.Namespace, new: Path, lock: int) -> dict[str, int]:
     for split in ("train", "val"):
         (new / "grids" / split).mkdir(parents=True)
     needed = sum(math.ceil(boards / BOARDS_PER_PUZZLE[args.style]) for boards in (args.train, args.val))
-    with open_pool(args.workers, lock) as pool:
+    cv2.setNumThreads(1)  # the processes are the parallelism; before they are forked, as threads are not
+    with open_pool(args.workers, f"or run `{shlex.join([sys.executable, *sys.argv, '--workers', '1'])}`", lock) as pool:
         puzzles = choose_puzzles(args, needed, pool)
         tasks = plan(args, puzzles)
         pages = pool.map(partial(make, seed=args.seed, out=new), tasks, chunksize=4)

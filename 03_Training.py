@@ -19,7 +19,6 @@ Parity MAE: 2.7471294e-06
 import argparse
 import contextlib
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -100,8 +99,8 @@ def parse_args() -> argparse.Namespace:
     add("--label-smoothing", type=fraction, metavar="X", help=f"see Recipe {default('label_smoothing')}")
     add("--blank-fraction", type=fraction, metavar="X", help=f"of the cells shown {default('blank_fraction')}")
     add("--seed", type=non_negative_int, default=0, help="of weights, order and augmentation")
-    cores = max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # torchrun sets it
-    add("--threads", type=positive_int, default=min(cores, MAX_THREADS), metavar="N", help="CPU threads per process")
+    threads = min(available_cpus(), MAX_THREADS)
+    add("--threads", type=positive_int, default=threads, metavar="N", help="CPU threads per process")
     add("--bf16", action="store_true", help="train in bfloat16: faster where the CPU computes in it")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--train-only", action="store_true", help="stop when the weights are saved")

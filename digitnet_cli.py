@@ -30,7 +30,10 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 ROOT = Path(__file__).resolve().parent
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by onnxruntime at its import; else it writes into HOME
@@ -183,9 +186,10 @@ def read(path: Path) -> str:
 
 
 def available_cpus() -> int:
-    """Return the number of cores that this process may use, by its CPU affinity and its container's limit."""
+    """Return the cores that this process may use: by its CPU affinity and container, shared with torchrun's others."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, container_cpus(Path("/")))))
+    allowed = math.ceil(min(cores, container_cpus(Path("/"))))
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def container_cpus(system: Path) -> float:
@@ -202,6 +206,42 @@ def container_cpus(system: Path) -> float:
             for quota, period in re.findall(r"^(\d+)\s+(\d+)", times):  # others are no limit
                 limit = min(limit, int(quota) / int(period))
     return limit
+
+
+def set_up_worker(parent: int, lock: int | None) -> None:
+    """Prepare a process of the pool. `parent` is the main process; `lock` is its descriptor of alone_in."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
+        if os.getppid() != parent:  # it has already ended
+            os._exit(1)
+    if lock is not None:
+        os.close(lock)  # the parent's, which a worker must not hold longer
+
+
+@contextlib.contextmanager
+def open_pool(workers: int, cure: str = "", lock: int | None = None) -> Iterator["Executor"]:
+    """Start a pool of processes, or a thread for one worker. `lock` is the descriptor of alone_in, if it is held.
+
+    Raises UserError if a process is killed; its message ends with `cure`, if there is one.
+    """
+    import multiprocessing
+    from concurrent import futures
+
+    pool: Executor = futures.ThreadPoolExecutor(1)  # needs no shared memory
+    if workers > 1:
+        try:  # forked by this process, so that they end with it
+            context = multiprocessing.get_context("fork")
+            pool = futures.ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(), lock))
+        except (ImportError, OSError) as error:
+            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): continues in one")
+    try:
+        yield pool
+    except futures.process.BrokenProcessPool:
+        problem = f"one of {workers} processes was killed, probably because memory is full"
+        raise UserError(f"{problem}: {', '.join(filter(None, ['close other programs', cure]))}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def keep_freed_memory() -> None:

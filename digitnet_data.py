@@ -11,6 +11,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from digitnet_cli import ROOT, UserError, first_line, remake
+from digitnet_cli import ROOT, UserError, available_cpus, first_line, open_pool, remake
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,6 +36,7 @@ BOARD_SIDE = 450  # pixels of a straightened board, from which the tutorial's gr
 # grid processor; real boards are read at all three.
 CROP_MARGINS = (0.0, 0.06, 0.12)
 
+CHUNK = 4096  # cells that a process reads at a time
 MIN_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
 PREPARED = "prepared.json"  # exists if our data folder is complete: removed first, written last
@@ -85,18 +87,26 @@ def load_cells(folder: Path | str) -> Cells:
     if REAL_BOARDS in (folder.resolve(), *folder.resolve().parents):
         raise UserError(f"{folder} is in data/real, which is for measuring, never for training: use other data")
     paths, labels = list_cells(folder)
-    read_ahead(paths)
-    # One thread: a cell takes a few microseconds, less than threads need to hand over the GIL.
     pixels = np.empty((len(paths), CELL_SIZE, CELL_SIZE), np.uint8)
+    starts = range(0, len(paths), CHUNK)
     colour = []
-    for i, path in enumerate(paths):
-        pixels[i], is_colour = read_cell(path)
-        if is_colour:
-            colour.append(path)
+    # Processes, because threads would wait for one another: Python runs one at a time (GIL).
+    with open_pool(min(available_cpus(), len(starts))) as pool:
+        chunks = pool.map(read_cells, (paths[start : start + CHUNK] for start in starts))
+        for start, (chunk, in_colour) in zip(starts, chunks, strict=True):
+            pixels[start : start + CHUNK] = chunk
+            colour += in_colour
     if colour:
         print(f"{folder}: {len(colour):,} images store grey as RGB and are read as grey, such as {colour[0]}")
     boards, places = zip(*(parse_name(os.path.basename(path)) for path in paths), strict=True)
     return Cells(pixels, np.array(labels, np.int64), np.array(boards), np.array(places, np.int64))
+
+
+def read_cells(paths: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Read cell images; return uint8 [N, 28, 28], and the paths of those that store grey as RGB."""
+    read_ahead(paths)
+    pixels, is_colour = zip(*(read_cell(path) for path in paths), strict=True)
+    return np.stack(pixels), list(itertools.compress(paths, is_colour))
 
 
 def list_cells(folder: Path) -> tuple[list[str], list[int]]:

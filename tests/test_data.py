@@ -45,6 +45,17 @@ def test_load_cells_gives_pixels_labels_and_places_in_order(folder):
     assert cells.places.tolist() == [0] * 20
 
 
+def test_several_processes_load_the_same_cells_and_report_the_same_errors(folder, monkeypatch):
+    alone = load_cells(folder)
+    monkeypatch.setattr("digitnet_data.CHUNK", 7)
+    monkeypatch.setattr("digitnet_data.available_cpus", lambda: 3)
+    for cells, expected in zip(load_cells(folder), alone, strict=True):
+        assert (cells == expected).all()
+    (folder / "5" / "000001_clean_00.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"5/000001_clean_00.png is not a readable image"):
+        load_cells(folder)
+
+
 @pytest.mark.parametrize(
     "file, board, place",
     [

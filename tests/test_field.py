@@ -27,7 +27,7 @@ import pytest
 from conftest import ROOT, WITHOUT_MAKE, draw_boards, run, script
 
 import digitnet_cli
-from digitnet_cli import UserError, alone_in, container_cpus, remake, write_file
+from digitnet_cli import UserError, alone_in, container_cpus, open_pool, remake, write_file
 from digitnet_data import (
     SYSTEM_NAMES,
     find_picture,
@@ -621,15 +621,14 @@ def test_workers_end_with_their_parent_whatever_the_start_method(tmp_path, metho
 
 
 def test_killed_workers_and_missing_shared_memory_are_reported(tmp_path, monkeypatch, capsys):
-    prepare = importlib.import_module("02_PrepareData")
-    with alone_in(tmp_path) as lock, pytest.raises(UserError, match="was killed"), prepare.open_pool(2, lock) as pool:
+    with alone_in(tmp_path) as lock, pytest.raises(UserError, match="was killed"), open_pool(2, lock=lock) as pool:
         list(pool.map(os._exit, [9]))
 
     def refuse(*_):
         raise OSError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr(prepare, "ProcessPoolExecutor", refuse)
-    with alone_in(tmp_path) as lock, prepare.open_pool(2, lock) as pool:
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", refuse)
+    with open_pool(2) as pool:
         assert list(pool.map(abs, [-1, 2], chunksize=4)) == [1, 2]
     assert "no shared memory" in capsys.readouterr().out
 
