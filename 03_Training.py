@@ -6,7 +6,7 @@ Writes artifacts/digitnet_best.pth (a bare state_dict), artifacts/sudoku_digitne
 artifacts/training.json (settings, one record per epoch, versions, SHA-256 of the data).
 
 The tutorial's script decodes every image again in every epoch; this one decodes once and trains from memory.
-`make train export`, which calls it twice, takes 168 s on 2 x86-64 cores (AMD EPYC) and prints at the end:
+`make train export`, which calls it twice, takes 163 s on 2 x86-64 cores (AMD EPYC) and prints at the end:
 
 Best val acc: 1.0000
   epoch 5: 0 of 16,200 cells wrong, 0 of 6,084 digits wrong, 0 of 10,116 blanks wrong, 0 of 200 boards wrong
