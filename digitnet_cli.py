@@ -237,7 +237,7 @@ def open_pool(workers: int, cure: str = "", lock: int | None = None) -> Iterator
             print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): continues in one")
     try:
         yield pool
-    except futures.process.BrokenProcessPool:
+    except futures.BrokenExecutor:
         problem = f"one of {workers} processes was killed, probably because memory is full"
         raise UserError(f"{problem}: {', '.join(filter(None, ['close other programs', cure]))}") from None
     finally:
