@@ -174,6 +174,8 @@ def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch
         state.schedule.step()
         state.ema.update_parameters(state.model)
         total += loss.detach()
+    for network in (state.model, state.ema.module):
+        processes.average_buffers(network)
     return processes.sum(total).item() / processes.world_size / args.steps
 
 

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -87,69 +86,6 @@ def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) ->
     return cells
 
 
-class SharedNormalization(torch.autograd.Function):
-    """Normalise features by the moments of all processes' batches, of equal sizes.
-
-    The gradient is written out: with autograd's, this took five times as long as BatchNorm in a single process.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, origin: torch.Tensor, eps: float
-    ) -> tuple[torch.Tensor, ...]:
-        """Return normalised features and the moments of all batches, float64 [C]: mean less `origin`, and variance.
-
-        `origin`, float32 [C], is about the mean: sums of what is left lose no digits.
-        """
-        ctx.others = [dim for dim in range(x.dim()) if dim != 1]
-        ctx.channels = (-1, *[1] * (x.dim() - 2))
-        ctx.values = x.numel() // x.size(1) * dist.get_world_size()
-        x = x - origin.view(ctx.channels)
-        sums = torch.stack([x.sum(ctx.others), (x * x).sum(ctx.others)]).double()
-        dist.all_reduce(sums)
-        mean, square = sums / ctx.values
-        variance = square - mean * mean
-        scale = (variance + eps).rsqrt().float().view(ctx.channels)
-        x = (x - mean.float().view(ctx.channels)) * scale
-        ctx.save_for_backward(x, scale, weight)
-        ctx.mark_non_differentiable(mean, variance)
-        return torch.addcmul(bias.view(ctx.channels), x, weight.view(ctx.channels)), mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients of the features, the weight and the bias."""
-        x, scale, weight = ctx.saved_tensors
-        gradient = gradients[0]
-        own = torch.stack([gradient.sum(ctx.others), (gradient * x).sum(ctx.others)])
-        sums = own.double()
-        dist.all_reduce(sums)
-        of_mean, of_scale = ((part / ctx.values).float().view(ctx.channels) for part in sums)
-        of_x = (gradient - of_mean - x * of_scale) * (scale * weight.view(ctx.channels))
-        return of_x, own[1], own[0], None, None
-
-
-class SharedBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all processes together, so that they train like a single process.
-
-    PyTorch's SyncBatchNorm is for GPUs only.
-    """
-
-    def _check_input_dim(self, x: torch.Tensor) -> None:
-        """Take features of any shape, float32 [N, C, ...]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise features by the moments of all processes' batches."""
-        if not (self.training and dist.is_initialized()):
-            return super().forward(x)
-        assert self.running_mean is not None
-        origin = self.running_mean.clone()
-        y, mean, variance = SharedNormalization.apply(x, self.weight, self.bias, origin, self.eps)
-        values = x.numel() // x.size(1) * dist.get_world_size()
-        self.running_mean += self.momentum * mean
-        self.running_var += self.momentum * (variance * values / (values - 1) - self.running_var)
-        return y
-
-
 class MeanOverCell(nn.Module):
     """Average each channel over the cell, as AvgPool2d and Flatten do; forward and backward take half their time."""
 
@@ -169,7 +105,8 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
     linear = layers.pop()
     if isinstance(model, DigitNet):
         conv1, relu1, max_pool, conv2, relu2, *_ = layers
-        norm1, norm2, norm3 = (SharedBatchNorm(m.out_channels) for m in (conv1, conv2, conv2))
+        norm1, norm2 = nn.BatchNorm2d(conv1.out_channels), nn.BatchNorm2d(conv2.out_channels)
+        norm3 = nn.BatchNorm1d(conv2.out_channels)
         for norm in (norm1, norm2):
             norm.weight.requires_grad_(False)  # stays 1: a negative factor could not move in front of the pool
         for conv in (conv1, conv2):
@@ -182,7 +119,7 @@ def from_training(network: nn.Module) -> nn.Module:
     """Return the model of a network made by `for_training`, with DigitNet's BatchNorm folded into other layers."""
     layers: list[Any] = list(copy.deepcopy(network).eval().children())
     linear, _ = layers.pop(), layers.pop()
-    if not isinstance(layers[-1], SharedBatchNorm):
+    if not isinstance(layers[-1], nn.BatchNorm1d):
         model: nn.Module = DigitNetV2()
         model.net = nn.Sequential(*layers, linear)
         return model.eval()
@@ -279,13 +216,19 @@ class Processes:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return `model` so that each backward pass averages the gradients over the processes."""
-        return nn.parallel.DistributedDataParallel(model) if self.world_size > 1 else model
+        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Add up `values` over the processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Average BatchNorm's moments over the processes, in place: each took those of its own shares."""
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                self.sum(buffer).div_(self.world_size)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the `value` of every process, in the order of their ranks."""
