@@ -239,10 +239,11 @@ class Processes:
 
     def check(self, batch_size: int, data: dict[str, str]) -> None:
         """Raise UserError if a batch has no equal shares, or if the processes loaded different cells."""
-        if batch_size % self.world_size:
+        share, rest = divmod(batch_size, self.world_size)
+        if rest or share < 2:  # BatchNorm has no variance of one cell
             raise UserError(
-                f"--batch-size {batch_size} cannot be shared equally by {self.world_size} processes: "
-                f"use a multiple, such as {self.world_size * max(1, batch_size // self.world_size)}"
+                f"--batch-size {batch_size} does not give each process (of {self.world_size}) equally many cells, "
+                f"two or more: use {self.world_size * max(2, share)}, for example"
             )
         gathered = self.gather(data)
         if others := [rank for rank, other in enumerate(gathered) if other != gathered[0]]:
