@@ -225,7 +225,7 @@ class Processes:
         return values
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Average BatchNorm's moments over the processes, in place: each took those of its own shares."""
+        """Average BatchNorm's running moments over the processes, in place; each has seen its own shares alone."""
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 self.sum(buffer).div_(self.world_size)
@@ -238,12 +238,12 @@ class Processes:
         return values
 
     def check(self, batch_size: int, data: dict[str, str]) -> None:
-        """Raise UserError if a batch has no equal shares, or if the processes loaded different cells."""
-        share, rest = divmod(batch_size, self.world_size)
-        if rest or share < 2:  # BatchNorm has no variance of one cell
+        """Raise UserError if a batch has no equal shares of two or more cells, or if the processes' cells differ."""
+        least = 2 * self.world_size  # BatchNorm has no variance of one cell
+        if batch_size % self.world_size or batch_size < least:
             raise UserError(
-                f"--batch-size {batch_size} does not give each process (of {self.world_size}) equally many cells, "
-                f"two or more: use {self.world_size * max(2, share)}, for example"
+                f"--batch-size {batch_size} must be a multiple of {self.world_size}, the number of processes, and at "
+                f"least {least}: use {max(least, batch_size - batch_size % self.world_size)}"
             )
         gathered = self.gather(data)
         if others := [rank for rank, other in enumerate(gathered) if other != gathered[0]]:

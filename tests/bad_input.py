@@ -214,7 +214,7 @@ CASES = {
     ]},
     "huge batch": (
         nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 exceeds the number of cells"),
-    "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 does not give each process (of 1)"),
+    "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 must be a multiple of 1, the number"),
     "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "the loss is not finite in epoch 1: nothing was saved"),
     # where nothing can be written
     "output under a file": (write("file", b""), [*TRAIN, "--out", "file/out"], 1, "file"),
