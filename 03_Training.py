@@ -130,15 +130,16 @@ from digitnet_training import (
     Processes,
     TrainState,
     augment,
+    change_logits,
     draw_augmentation,
     draw_epoch,
     evaluate,
     fingerprint,
     fit_logit_scale,
     for_training,
+    logits_of,
     read_checkpoint,
     save_weights,
-    scale_logits,
 )
 
 
@@ -261,8 +262,8 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     print(f"Best val acc: {accuracy(best):.4f}\n  epoch {best['epoch']}: {describe_scores(best['val'])}")
     model = NETWORKS[args.model]()
     model.load_state_dict(best_state)
-    scale = calibrate(model, args.data / "calibration")
-    report = {"settings": settings, "best_epoch": best["epoch"], "logit_scale": scale, "data": data, "epochs": history}
+    logits = {"logit_scale": calibrate(model, args.data / "calibration"), "logit_shift": lower_logits(model, val_cells)}
+    report = {"settings": settings, "best_epoch": best["epoch"]} | logits | {"data": data, "epochs": history}
     write_json(args.out / "training.json", report | {"run": describe_run()})
     save_weights(model.state_dict(), weights)  # last: make takes the weights as a sign that both files are there
     checkpoint.unlink(missing_ok=True)
@@ -279,9 +280,20 @@ def calibrate(model: torch.nn.Module, folder: Path) -> float:
         return 1.0
     cells = load_cells(folder)
     scale = fit_logit_scale(model, cells)
-    scale_logits(model, scale)
+    change_logits(model, factor=scale)
     print(f"Logits scaled by {scale:.2f}: the best fit to {len(cells.labels):,} cells in fonts not trained on")
     return scale
+
+
+def lower_logits(model: torch.nn.Module, cells: Cells) -> float:
+    """Shift all logits so that the largest on `cells` is 0; return the shift. Probabilities stay as they are.
+
+    A later chapter's script quantises to INT8 by the values on blank cells, and clips what is larger. Digits' logits
+    are larger, unless all are below 0: a quantised range always includes 0.
+    """
+    shift = -logits_of(model, cells.pixels).max().item()
+    change_logits(model, shift=shift)
+    return shift
 
 
 def export_onnx(weights: Path, onnx_file: Path, seed: int) -> None:

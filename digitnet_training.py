@@ -146,12 +146,13 @@ def fit_logit_scale(model: nn.Module, cells: Cells) -> float:
     return min(factors, key=lambda factor: F.cross_entropy(factor * logits, labels).item())
 
 
-def scale_logits(model: nn.Module, factor: float) -> None:
-    """Fold a factor of the logits into the last layer, in place: the same classes, other probabilities."""
+def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> None:
+    """Fold `factor * logits + shift` into the last layer, in place: the same classes; a shift keeps probabilities."""
     linear: Any = list(model.get_submodule("net").children())[-1]
     with torch.no_grad():
         linear.weight *= factor
         linear.bias *= factor
+        linear.bias += shift
 
 
 def logits_of(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:

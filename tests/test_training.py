@@ -17,13 +17,13 @@ from digitnet_model import NETWORKS
 from digitnet_training import (
     Processes,
     augment,
+    change_logits,
     draw_augmentation,
     draw_epoch,
     evaluate,
     fit_logit_scale,
     for_training,
     from_training,
-    scale_logits,
 )
 
 # A high rate would blow up the differences of rounding.
@@ -31,9 +31,10 @@ OPTIONS = ("--epochs", 2, "--batch-size", 64, "--lr", 0.0005, "--threads", 1, "-
 
 
 def trained(folder: Path) -> tuple[list[dict], dict]:
-    """Return the epochs' records and the weights of a run of 03_Training.py, before the scale of the logits."""
+    """Return the epochs' records and the weights of a run of 03_Training.py, before its logits were scaled and shifted."""
     report = json.loads((folder / "training.json").read_text())
     weights = torch.load(folder / "digitnet_best.pth", weights_only=True)
+    weights["net.7.bias"] -= report["logit_shift"]
     for name in ("net.7.weight", "net.7.bias"):  # the scale is one of 201, 2 % apart
         weights[name] /= report["logit_scale"]
     return report["epochs"], weights
@@ -189,7 +190,7 @@ def test_the_logit_scale_is_the_likeliest_and_changes_no_class(built):
     # Half of the cells get the class that the model finds best, the others any: neither 0 nor endless confidence fits.
     labels = torch.where(torch.arange(len(x)) % 2 == 0, before.argmax(1), torch.arange(len(x)) % 10)
     factor = fit_logit_scale(model, Cells(cells.pixels, labels.numpy(), cells.boards, cells.places))
-    scale_logits(model, factor)
+    change_logits(model, factor)
     with torch.no_grad():
         after = model(x)
     torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
