@@ -7,7 +7,6 @@ INT8 is the exception: it is tools/quantize.py that quantises as the chapter doe
 import csv
 import json
 import shutil
-import sys
 
 import cv2
 import numpy as np
@@ -20,11 +19,7 @@ from onnx import TensorProto
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from digitnet_data import Cells
 from digitnet_model import DigitNet
-
-sys.path.insert(0, str(ROOT / "tools"))
-from quantize import calibration_sets
 
 OPENCV5_PAGES = ROOT / "tests" / "opencv5"
 
@@ -118,15 +113,8 @@ def test_an_app_takes_a_single_file_within_its_limits(trained, tmp_path):
         assert session.run(["logits"], {"input": np.zeros((cells, 1, 28, 28), np.float32)})[0].shape == (cells, 10)
 
 
-def test_calibration_cells_are_the_first_files_or_spread_over_the_classes():
-    labels = np.repeat(np.arange(10), [90, *range(20, 29)])
-    cells = Cells(np.arange(len(labels))[:, None], labels, labels.astype(str), labels)
-    first, spread = calibration_sets(cells, 50).values()
-    assert first.ravel().tolist() == list(range(50))  # all blank, as in sorted order
-    assert np.bincount(labels[spread.ravel()]).tolist() == [5] * 10 and len(set(spread.ravel())) == 50
-
-
-def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path, request):
+def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path):
+    """Calibrated on blanks alone, as a later chapter's script does, it loses digits if they have larger logits."""
     (tmp_path / "data").mkdir()
     for folder in ("train", "val"):
         (tmp_path / "data" / folder).symlink_to(trained.data / folder)
@@ -136,14 +124,12 @@ def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path
     )
     assert result.code == 0, result.err
     models = json.loads((tmp_path / "int8" / "quantize.json").read_text())["models"]
-    plain, blanks, spread = models.values()
-    assert list(models) == ["float", "INT8, first 200", "INT8, each class"]
-    assert all(model["bytes"] < 0.8 * plain["bytes"] for model in (blanks, spread))
-    wrong = [sum(counts["wrong_cells"] for counts in model["wrong"].values()) for model in (blanks, spread)]
-    assert wrong[1] < 0.7 * wrong[0]  # all blank: the digits' values lie outside
-    limit = 0.01 if request.config.getoption("--slow") else 0.06  # after so little training weights are less even
-    assert spread["different_class"] <= limit * plain["wrong"]["validation cells"]["cells"]
+    assert list(models) == ["float", "INT8, tutorial", "INT8, convolutions"]
+    plain = models.pop("float")
+    for model in models.values():
+        assert model["bytes"] < 0.8 * plain["bytes"]
+        assert model["different_class"] <= 0.01 * plain["wrong"]["validation cells"]["cells"]  # 2 % with larger logits
     assert sum(line.startswith("| ") for line in result.out.splitlines()) == 4
-    for name in ("first_200", "each_class"):
+    for name in ("tutorial", "convolutions"):
         session = onnxruntime.InferenceSession(tmp_path / "int8" / f"{name}.onnx", providers=["CPUExecutionProvider"])
         assert session.run(["logits"], {"input": np.zeros((81, 1, 28, 28), np.float32)})[0].shape == (81, 10)

@@ -14,6 +14,7 @@ from conftest import PYTHON, ROOT, TORCHRUN, Chain, run, script
 
 from digitnet_data import Cells, load_cells, normalize
 from digitnet_model import NETWORKS
+from digitnet_onnx import load_model
 from digitnet_training import (
     Processes,
     augment,
@@ -24,6 +25,7 @@ from digitnet_training import (
     fit_logit_scale,
     for_training,
     from_training,
+    logits_of,
 )
 
 # A high rate would blow up the differences of rounding.
@@ -31,7 +33,7 @@ OPTIONS = ("--epochs", 2, "--batch-size", 64, "--lr", 0.0005, "--threads", 1, "-
 
 
 def trained(folder: Path) -> tuple[list[dict], dict]:
-    """Return the epochs' records and the weights of a run of 03_Training.py, before its logits were scaled and shifted."""
+    """Return a run's records of the epochs and its weights, before its logits are scaled and shifted."""
     report = json.loads((folder / "training.json").read_text())
     weights = torch.load(folder / "digitnet_best.pth", weights_only=True)
     weights["net.7.bias"] -= report["logit_shift"]
@@ -202,6 +204,12 @@ def test_the_logit_scale_is_the_likeliest_and_changes_no_class(built):
     assert factor != 1 and all(
         loss(factor) <= loss(factor * other) + 1e-6 for other in (0.7, 0.9, 1 / factor, 1.1, 1.5)
     )
+
+
+def test_the_largest_validation_logit_is_zero(built):
+    """So INT8 ranges, which always include 0, cut off no digit's logits, whatever cells they are from."""
+    model, cells = load_model(built.out / "digitnet_best.pth"), load_cells(built.data / "val")
+    assert logits_of(model, cells.pixels).max().item() == pytest.approx(0, abs=1e-4)
 
 
 def test_bfloat16_trains_float32_weights(built, tmp_path):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measure gain and loss of INT8: static quantisation (QDQ, per channel, 7 bits), with two sets of calibration cells.
+"""Measure gain and loss of INT8: static quantisation (QDQ, per channel), in two ways.
 
-first 1,000   the first files of data/train in sorted order, as in a later chapter's script: all are blank
-each class    equally many cells, spread evenly over the ten classes
+tutorial      every operator, calibrated on the first files of data/train in sorted order, as in a later chapter's
+              script: all are blank
+convolutions  the last layer stays in float; calibrated on equally many cells of every class
 
 Prints a table (size, agreement with the float model, boards read, time per board) and writes the INT8 files,
 quantize.json and 05_Evaluate.py's report on each file below --out. The ratio of times holds for this machine only.
@@ -33,6 +34,7 @@ from digitnet_cli import (
 )
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
+CONVOLUTIONS = ["Conv", "Relu", "MaxPool"]  # operators that nearly all multiply-adds are in, and what may follow
 CALIBRATION_BATCH = 100  # cells
 BOARD = 81  # cells per run, as clients do
 RUNS = 300  # timed runs of each file, in turn, so that a busy moment meets all of them
@@ -54,7 +56,7 @@ if __name__ == "__main__":
     ARGS = parse_args()
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from digitnet_data import NUM_CLASSES, Cells, load_cells, normalize
 from digitnet_onnx import INPUT_NAME, classify, open_session, run_logits
@@ -74,10 +76,20 @@ class Batches(CalibrationDataReader):
         return None if batch is None else {INPUT_NAME: normalize(batch[:, None])}
 
 
-def calibration_sets(cells: Cells, size: int) -> dict[str, np.ndarray]:
-    """Return calibration cells by name, uint8 [N, 28, 28], N at most `size`."""
+def quantize(onnx: Path, cells: Cells, size: int, out: Path) -> dict[str, Path]:
+    """Quantise a float file in both ways, with at most `size` calibration cells; return the files by name."""
     spread = some_of_every_class(cells.labels, size // NUM_CLASSES)
-    return {f"first {size:,}": cells.pixels[:size], "each class": cells.pixels[spread]}
+    ways = {"tutorial": (cells.pixels[:size], None), "convolutions": (cells.pixels[spread], CONVOLUTIONS)}
+    files = {}
+    for name, (pixels, operators) in ways.items():
+        files[f"INT8, {name}"] = path = out / f"{name}.onnx"
+        # Unsigned, because ONNX Runtime's sums of signed 8-bit products overflow on x86-64 without VNNI: 3,103 of
+        # 3,240 cells get another class there (onnxruntime 1.32.0, AVX2, 2026-11-26).
+        options = dict(quant_format=QuantFormat.QDQ, per_channel=True, op_types_to_quantize=operators)
+        types = dict(activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8)
+        save = partial(quantize_static, onnx, calibration_data_reader=Batches(pixels), **options, **types)
+        write_file(path, save)
+    return files
 
 
 def time_boards(files: dict[str, Path], pixels: np.ndarray) -> dict[str, float]:
@@ -120,15 +132,7 @@ def main(args: argparse.Namespace) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser recommends a preparation that changes nothing here
     open_session(args.onnx)  # an unusable file is reported before minutes of work
     val = load_cells(args.data / "val")
-    files = {"float": args.onnx}
-    for name, pixels in calibration_sets(load_cells(args.data / "train"), args.cells).items():
-        files[f"INT8, {name}"] = path = args.out / f"{name.replace(' ', '_').replace(',', '')}.onnx"
-        # reduce_range: 7-bit weights. With 8 bits, ONNX Runtime's sums overflow on x86-64 without VNNI, and 3,103 of
-        # 3,240 cells get another class there (onnxruntime 1.32.0, AVX2, 2026-11-26).
-        options = dict(quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True)
-        quantize = partial(quantize_static, args.onnx, **options)
-        write_file(path, partial(quantize, calibration_data_reader=Batches(pixels)))
-
+    files = {"float": args.onnx} | quantize(args.onnx, load_cells(args.data / "train"), args.cells, args.out)
     sessions = {name: open_session(path) for name, path in files.items()}
     expected = classify(sessions["float"], val.pixels)[0]
     milliseconds = time_boards(files, val.pixels)
