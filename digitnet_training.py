@@ -238,14 +238,17 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
-    def check(self, batch_size: int, data: dict[str, str]) -> None:
-        """Raise UserError if a batch has no equal shares of two or more cells, or if the processes' cells differ."""
+    def check_batch(self, batch_size: int) -> None:
+        """Raise UserError if a batch has no equal shares of two or more cells."""
         least = 2 * self.world_size  # BatchNorm has no variance of one cell
         if batch_size % self.world_size or batch_size < least:
             raise UserError(
                 f"--batch-size {batch_size} must be a multiple of {self.world_size}, the number of processes, and at "
                 f"least {least}: use {max(least, batch_size - batch_size % self.world_size)}"
             )
+
+    def check_data(self, data: dict[str, str]) -> None:
+        """Raise UserError if the processes have different cells, by the hashes in `data`."""
         gathered = self.gather(data)
         if others := [rank for rank, other in enumerate(gathered) if other != gathered[0]]:
             raise UserError(f"process {others[0]} has other cells than process 0: copy the same data to every machine")
