@@ -105,7 +105,7 @@ def misread_cells(reading: Reading, name: str, path: Path | str) -> None:
         row, column = divmod(cells.places[i], 9)
         place = f"r{row + 1} c{column + 1} {crop}" if cells.places[i] >= 0 else ""
         labels.append(f"{CLASS_NAMES[cells.labels[i]]} → {guess} {probabilities[i]:.2f}\n{board}\n{place}")
-    title = f"Misread cells of the {name}: {len(wrong):,} of {len(guesses):,}"
+    title = f"Cells of the {name}, misread by best class or lost to the threshold: {len(wrong):,} of {len(guesses):,}"
     if len(shown) < len(wrong):
         title += f"; showing the {len(shown)} most confident"
     legend = f"truth → guess, its probability (?: below {CONFIDENCE_THRESHOLD}, becomes blank), board, row and column"
