@@ -7,6 +7,8 @@ INT8 is the exception: it is tools/quantize.py that quantises as the chapter doe
 import csv
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +21,11 @@ from onnx import TensorProto
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from digitnet_data import Cells
 from digitnet_model import DigitNet
+
+sys.path.insert(0, str(ROOT / "tools"))
+import quantize
 
 OPENCV5_PAGES = ROOT / "tests" / "opencv5"
 
@@ -111,6 +117,23 @@ def test_an_app_takes_a_single_file_within_its_limits(trained, tmp_path):
     session = onnxruntime.InferenceSession(asset, providers=["CPUExecutionProvider"])
     for cells in (1, 7, 81, 512):
         assert session.run(["logits"], {"input": np.zeros((cells, 1, 28, 28), np.float32)})[0].shape == (cells, 10)
+
+
+def test_calibration_cells_are_the_first_files_or_spread_over_the_classes(monkeypatch, tmp_path):
+    labels = np.repeat(np.arange(10), [90, *range(20, 29)])
+    cells = Cells(np.arange(len(labels))[:, None], labels, labels.astype(str), labels)
+    calibrated = []
+
+    def record(onnx, path, calibration_data_reader, **options):
+        calibrated.append(np.concatenate(list(calibration_data_reader.batches)).ravel())
+        Path(path).touch()
+
+    monkeypatch.setattr(quantize, "quantize_static", record)
+    quantize.quantize(tmp_path / "float.onnx", cells, 50, tmp_path)
+    first, spread = calibrated
+    assert first.tolist() == list(range(50))  # all blank, as in sorted order
+    assert np.bincount(labels[spread]).tolist() == [5] * 10 and len(set(spread)) == 50
+    assert spread[0] == 0 and spread[4] == 89  # the first and the last blank
 
 
 def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path):

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from digitnet_data import normalize
 from digitnet_onnx import classify, contract_failures, load_model, open_session, run_logits
-from digitnet_parity import Limits, Reference, compute_reference, edge_inputs, some_of_every_class
+from digitnet_parity import Limits, Reference, compute_reference, edge_inputs
 
 
 @pytest.fixture
@@ -160,13 +160,6 @@ def test_a_tie_in_the_last_bits_does_not_count_as_another_class_but_a_change_doe
     changed = logits.copy()
     changed[:2, 7] = 5 + 1e-6, 6  # a tie that falls the other way; another answer
     assert parity["count_changes"](reference, changed, 2e-6)["different_class"] == 1
-
-
-def test_some_cells_of_every_class_are_spread_over_the_set():
-    labels = np.repeat(np.arange(10), [90, *range(20, 29)])
-    chosen = some_of_every_class(labels, 5)
-    assert np.bincount(labels[chosen]).tolist() == [5] * 10 and len(set(chosen)) == 50
-    assert chosen[0] == 0 and chosen[4] == 89  # the first and the last blank
 
 
 def test_weights_in_a_second_file_are_refused(exported, check):

@@ -34,7 +34,7 @@ from digitnet_cli import (
 )
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
-CONVOLUTIONS = ["Conv", "Relu", "MaxPool"]  # operators that nearly all multiply-adds are in, and what may follow
+CONVOLUTIONS = ["Conv", "Relu", "MaxPool"]  # convolutions, which take nearly all the time, and what follows them
 CALIBRATION_BATCH = 100  # cells
 BOARD = 81  # cells per run, as clients do
 RUNS = 300  # timed runs of each file, in turn, so that a busy moment meets all of them
@@ -80,15 +80,14 @@ def quantize(onnx: Path, cells: Cells, size: int, out: Path) -> dict[str, Path]:
     """Quantise a float file in both ways, with at most `size` calibration cells; return the files by name."""
     spread = some_of_every_class(cells.labels, size // NUM_CLASSES)
     ways = {"tutorial": (cells.pixels[:size], None), "convolutions": (cells.pixels[spread], CONVOLUTIONS)}
+    # Unsigned, because ONNX Runtime's sums of signed 8-bit products overflow on x86-64 without VNNI: 3,103 of
+    # 3,240 cells get another class there (onnxruntime 1.32.0, AVX2, 2026-11-26).
+    types = dict(activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8)
+    save = partial(quantize_static, onnx, quant_format=QuantFormat.QDQ, per_channel=True, **types)
     files = {}
     for name, (pixels, operators) in ways.items():
         files[f"INT8, {name}"] = path = out / f"{name}.onnx"
-        # Unsigned, because ONNX Runtime's sums of signed 8-bit products overflow on x86-64 without VNNI: 3,103 of
-        # 3,240 cells get another class there (onnxruntime 1.32.0, AVX2, 2026-11-26).
-        options = dict(quant_format=QuantFormat.QDQ, per_channel=True, op_types_to_quantize=operators)
-        types = dict(activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8)
-        save = partial(quantize_static, onnx, calibration_data_reader=Batches(pixels), **options, **types)
-        write_file(path, save)
+        write_file(path, partial(save, calibration_data_reader=Batches(pixels), op_types_to_quantize=operators))
     return files
 
 
