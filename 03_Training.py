@@ -263,9 +263,10 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     print(f"Best val acc: {accuracy(best):.4f}\n  epoch {best['epoch']}: {describe_scores(best['val'])}")
     model = NETWORKS[args.model]()
     model.load_state_dict(best_state)
-    logits = {"logit_scale": calibrate(model, args.data / "calibration"), "logit_shift": lower_logits(model, val_cells)}
-    report = {"settings": settings, "best_epoch": best["epoch"]} | logits | {"data": data, "epochs": history}
-    write_json(args.out / "training.json", report | {"run": describe_run()})
+    scale = calibrate(model, args.data / "calibration")
+    shift = lower_logits(model, val_cells)
+    report = {"settings": settings, "best_epoch": best["epoch"], "logit_scale": scale, "logit_shift": shift}
+    write_json(args.out / "training.json", report | {"data": data, "epochs": history, "run": describe_run()})
     save_weights(model.state_dict(), weights)  # last: make takes the weights as a sign that both files are there
     checkpoint.unlink(missing_ok=True)
     print(f"Saved: {weights}")
@@ -289,8 +290,8 @@ def calibrate(model: torch.nn.Module, folder: Path) -> float:
 def lower_logits(model: torch.nn.Module, cells: Cells) -> float:
     """Shift all logits so that the largest on `cells` is 0; return the shift. Probabilities stay as they are.
 
-    A later chapter's script quantises to INT8 by the values on blank cells, and clips what is larger. Digits' logits
-    are larger, unless all are below 0: a quantised range always includes 0.
+    A later chapter's script quantises to INT8 with the ranges of blank cells, and clips what lies above. Digits' logits
+    reach higher than blanks', but every quantised range includes 0, so none is clipped there if none exceeds 0.
     """
     shift = -logits_of(model, cells.pixels).max().item()
     change_logits(model, shift=shift)

@@ -147,7 +147,10 @@ def fit_logit_scale(model: nn.Module, cells: Cells) -> float:
 
 
 def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> None:
-    """Fold `factor * logits + shift` into the last layer, in place: the same classes; a shift keeps probabilities."""
+    """Fold `factor * logits + shift` into the last layer, in place.
+
+    The best class stays the same. Probabilities change with the factor, not with the shift.
+    """
     linear: Any = list(model.get_submodule("net").children())[-1]
     with torch.no_grad():
         linear.weight *= factor
