@@ -7,7 +7,7 @@ camera pages       the camera's validation pages, straightened at slightly wrong
                    would find them, with the crop margin of the tutorial's grid processor, 12 %
 real boards        data/real/boards, from photos of newspapers, at crop margins 0 %, 6 % and 12 %. They are never
                    trained on, and no epoch, threshold or other setting is chosen by them
-real photos        data/real/photos, whole photos, in which digitnet_board.py finds and reads the board
+real photos        data/real/photos, whole photos, in which reading/ finds and reads the board
 
 Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as the tutorial's clients do,
 and without. Writes artifacts/evaluation.json and pictures: confusion_matrix.png, misread_cells.png,
@@ -65,7 +65,6 @@ from tqdm import tqdm
 
 import digitnet_pictures as pictures
 import digitnet_scores as scores
-from digitnet_board import read_board
 from digitnet_cli import UserError, describe_run, first_line, run_script, sha256, write_json
 from digitnet_data import (
     BOARD_SIDE,
@@ -86,6 +85,7 @@ from digitnet_data import (
 from digitnet_onnx import classify, open_session, remake_weights
 from digitnet_pictures import CLASS_NAMES
 from digitnet_scores import KINDS, PhotoReading, Reading
+from reading.board import read_board
 
 
 def read(session: onnxruntime.InferenceSession, cells: Cells) -> Reading:

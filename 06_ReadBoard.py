@@ -66,10 +66,10 @@ if __name__ == "__main__":
 import cv2
 import numpy as np
 
-from digitnet_board import Reading, read_board
 from digitnet_cli import UserError, run_script, write_file
 from digitnet_data import BLANK, load_photo, rectangle
 from digitnet_onnx import open_session
+from reading.board import Reading, read_board
 from reading.grid import Board, photo_points
 from reading.rules import name_of, place_of
 

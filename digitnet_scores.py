@@ -10,7 +10,7 @@ import numpy as np
 from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, Page, sha256_of_cells
 
 if TYPE_CHECKING:
-    import digitnet_board
+    import reading.board
 
 CONFIDENCE_BINS = (0.0, 0.5, CONFIDENCE_THRESHOLD, 0.8, 0.9, 0.95, 0.99, 1.0)
 MAX_FAILURES = 12  # photos named in print; evaluation.json names all
@@ -132,7 +132,7 @@ class PhotoReading(NamedTuple):
     """A whole photo with its reading and the seconds that it took."""
 
     photo: Page
-    reading: digitnet_board.Reading
+    reading: reading.board.Reading
     seconds: float
 
     @property

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from measure import ROOT, median_time, run_measured, table
 
-from digitnet_board import VERIFIED, read_board
 from digitnet_data import load_photo
 from digitnet_onnx import open_session
 from pages.camera import draw_photos
 from pages.newspaper import text_bank
+from reading.board import VERIFIED, read_board
 
 MODEL = ROOT / "pretrained/sudoku_digitnet_photo.onnx"
 SIZES = {"1,000 pixels": (1000, 750), "12 megapixels": (4000, 3000)}  # height, width

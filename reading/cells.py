@@ -27,7 +27,7 @@ BLEACHED_GAIN = 4.0  # of contrast in blank cells: shows a digit that a light ha
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
 
 
-class Cells(NamedTuple):
+class CellReadings(NamedTuple):
     """The reading of a board's cells after a turn."""
 
     turn: int  # quarter turns counterclockwise
@@ -92,9 +92,9 @@ def turn_likelihoods(
     return likely - [np.count_nonzero(repeats(guess)) for guess in guesses]
 
 
-def read_cells(
+def read_upright(
     session: onnxruntime.InferenceSession, rules: Rules, page: np.ndarray, ink: Ink, crop: tuple[float, ...]
-) -> tuple[Cells, float]:
+) -> tuple[CellReadings, float]:
     """Read a straightened board turned upright; also return the gap in log likelihood to the best other turn.
 
     If the digits of the likeliest turn do not have exactly one solution, but those of the second do, take the second:
@@ -102,11 +102,11 @@ def read_cells(
     """
     middle = crop[len(crop) // 2]
 
-    def read_turned(turn: int) -> Cells:
+    def read_turned(turn: int) -> CellReadings:
         turned, its_ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
         logits = read_logits(session, turned, crop)
         bleached = read_bleached(session, turned, middle)
-        return Cells(
+        return CellReadings(
             turn, its_ink, logits, bleached, *choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
         )
 
@@ -134,7 +134,7 @@ def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarr
     return unmarked, False
 
 
-def possible_readings(cells: Cells) -> list[set[int]]:
+def possible_readings(cells: CellReadings) -> list[set[int]]:
     """List the classes that each cell may hold: likely ones, the best at any crop margin, and those the ink allows.
 
     A cell that reads as blank and has no ink of a digit's size is blank, unless more contrast shows a digit.
@@ -157,7 +157,7 @@ def possible_readings(cells: Cells) -> list[set[int]]:
     return possible
 
 
-def ink_doubts(cells: Cells) -> list[Reason]:
+def ink_doubts(cells: CellReadings) -> list[Reason]:
     """Return a reason that names blank cells with ink, or that the network excludes: a digit there may be damaged."""
     unsure = cells.ink.inked | (cells.probabilities[:, BLANK] < POSSIBLE)
     found = tuple(np.flatnonzero((cells.digits == BLANK) & unsure).tolist())

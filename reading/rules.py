@@ -95,7 +95,7 @@ class Rules:
                 if len(found) == 1:
                     return Verdict(self.doubts(digits, others, found[0]), found[0])
                 reasons.append(Reason("there is more than one solution" if found else "there is no solution"))
-            return Verdict(reasons, proposal=self.propose(digits, probabilities, others))
+            return Verdict(reasons, proposal=self.propose_change(digits, probabilities, others))
         except SearchLimitError:
             return Verdict(reasons or [Reason(f"whether there is one solution was not decided in {MAX_STEPS} steps")])
 
@@ -121,7 +121,9 @@ class Rules:
                 found.append(Reason(f"{place_of(cell)} reads as {name_of(digit)}, but may be {names}", (cell,)))
         return found
 
-    def propose(self, digits: np.ndarray, probabilities: np.ndarray, others: list[set[int]]) -> tuple[int, int] | None:
+    def propose_change(
+        self, digits: np.ndarray, probabilities: np.ndarray, others: list[set[int]]
+    ) -> tuple[int, int] | None:
         """Return the single change of one cell that gives exactly one solution; None if there is none, or several."""
         changes = [(cell, other) for cell in range(81) for other in others[cell] if other != digits[cell]]
         changes.sort(key=lambda change: -probabilities[change])

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, script
 
-from digitnet_board import CELL, find_board, grid_doubts, straighten_page
 from digitnet_data import load_photo, rectangle
 from pages.fonts import draw_glyphs, load_fonts, pick_file
 from pages.newspaper import draw_board, text_bank
 from pages.puzzles import SearchLimitError, draw_puzzle, solutions
 from pages.tutorial import draw_page
+from reading.board import CELL, find_board, grid_doubts, straighten_page
 from reading.grid import Board, photo_points
 from reading.ink import measure_ink
 from reading.rules import MAX_STEPS, Rules, repeats

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from digitnet_board import SUSPECT, VERIFIED, read_board
 from digitnet_onnx import open_session
 from pages.tutorial import draw_page
 from reading import cells
+from reading.board import SUSPECT, VERIFIED, read_board
 from reading.grid import Board
 from reading.ink import Ink
 from reading.rules import Rules
@@ -90,7 +90,7 @@ def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
     nothing, none = np.zeros(81), np.zeros(81, bool)
     logits = np.zeros((3, 81, 10), np.float32)
     logits[..., 0] = 9
-    read = cells.Cells(0, Ink(nothing, nothing, 0.5, none, none), logits, shown, np.zeros(81, np.int64), True)
+    read = cells.CellReadings(0, Ink(nothing, nothing, 0.5, none, none), logits, shown, np.zeros(81, np.int64), True)
     assert cells.possible_readings(read) == [{0, 4} if cell == 7 else {0} for cell in range(81)]
     assert cells.ink_doubts(read) == []
 

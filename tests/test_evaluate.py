@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, draw_boards, make, run, script
 
-from digitnet_board import Reading as Found
 from digitnet_cli import UserError
 from digitnet_data import REAL_BOARDS, Cells, Page, load_boards, load_cells, rectangle
 from digitnet_scores import PhotoReading, Reading, describe, describe_photos, table_of_photos
+from reading.board import Reading as Found
 
 EVALUATE = runpy.run_path(str(ROOT / "05_Evaluate.py"))
 SQUARE = rectangle(100, 100, 90, 90)
@@ -72,7 +72,7 @@ def test_damaged_real_boards_and_photos_are_named_in_one_line(built, tmp_path, c
 
 
 def found(turn=0, corners=SQUARE, digits=GIVENS, verdict="verified"):
-    """Return a reading as digitnet_board does."""
+    """Return a reading as reading.board does."""
     if corners is None:
         return Found("not found", [])
     return Found(verdict, [], None, np.array(corners, np.float32), turn, False, np.array([*map(int, digits)]))

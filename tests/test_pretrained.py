@@ -5,9 +5,9 @@ import hashlib
 
 from conftest import ROOT, script
 
-from digitnet_board import read_board
 from digitnet_onnx import contract_failures, open_session
 from pages.camera import draw_photos
+from reading.board import read_board
 
 MODEL = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
 

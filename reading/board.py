@@ -18,7 +18,7 @@ import numpy as np
 from digitnet_data import BLANK, rectangle
 from digitnet_onnx import check_signature
 from reading import grid
-from reading.cells import crop_margins, ink_doubts, possible_readings, raise_contrast, read_cells
+from reading.cells import crop_margins, ink_doubts, possible_readings, raise_contrast, read_upright
 from reading.grid import BORDER, SCORE_CELL, Board, Pyramid
 from reading.ink import CELL, Ink, darkness_and_light, measure_ink
 from reading.proposals import ink_masks, propose
@@ -133,7 +133,7 @@ def read_board(
     page, ink, inverted = prepare_page(whole)
     crop = crop_margins(ink.size) if crop_margin is None else (crop_margin,)
     rules = Rules()
-    cells, gap = read_cells(session, rules, page, ink, crop)
+    cells, gap = read_upright(session, rules, page, ink, crop)
     turn, probabilities = cells.turn, cells.probabilities
     verdict = rules.judge(cells.digits, probabilities, possible_readings(cells))
     reasons = verdict.reasons + ink_doubts(cells) + grid_doubts(whole, turn, cells.digits)
