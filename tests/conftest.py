@@ -29,7 +29,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and `make test
 PYTHON = warm_python.start()  # tests that are about the start or the end of a process take sys.executable
 # `make test` runs the tests: what it hands down would make their own `make` print "Entering directory".
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
+DRAW = [sys.executable, ROOT / "02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1", "--out"]
+READ = [sys.executable, ROOT / "06_ReadBoard.py", ROOT / "docs" / "pictures" / "newspaper.png"]
+PIPES = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 TORCHRUN = (PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+
+
+slow = pytest.mark.skipif("not config.getoption('--slow')", reason="runs with --slow (make test-all)")
+ROOT_USER = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 
 
 class Result(NamedTuple):
@@ -43,6 +50,12 @@ def run(*command: object, cwd: Path = ROOT) -> Result:
     words = [str(part) for part in command]
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=WITHOUT_MAKE, timeout=280)
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def run_with(*command: object, **environment: str | None) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with changed environment variables; None removes one."""
+    env = {name: value for name, value in (WITHOUT_MAKE | environment).items() if value is not None}
+    return subprocess.run([str(part) for part in command], capture_output=True, env=env, timeout=280)
 
 
 def script(name: str, *options: object, cwd: Path = ROOT) -> Result:
@@ -140,7 +153,7 @@ def built(once: Callable[..., Chain]) -> Chain:
 
     def build(folder: Path) -> Result:
         draw_boards(folder / "real", 2)
-        (folder / "home").mkdir()  # stays empty, see test_field.py
+        (folder / "home").mkdir()  # stays empty, see test_environment.py
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(WITHOUT_MAKE, "HOME", str(folder / "home"))
             patch.delitem(WITHOUT_MAKE, "CI", raising=False)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages name a command that mends what they report."""
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_with, slow
+
+import digitnet_cli
+from digitnet_cli import UserError, remake
+from digitnet_data import list_cells, read_pages
+from digitnet_onnx import load_model, open_session
+from digitnet_parity import read_golden
+
+# Our files: what reads them, the target that a cure names, and what that runs.
+OWN_FILES = {
+    "data/prepared.json": ("data", "02_PrepareData.py"),
+    "data/grids/val.csv": ("data", "02_PrepareData.py"),
+    "artifacts/digitnet_best.pth": ("train", "03_Training.py"),
+    "artifacts/training.json": ("train", "03_Training.py"),
+    "artifacts/sudoku_digitnet.onnx": ("export", "--export-only"),
+    "artifacts/golden.npz": ("golden", "04_Parity.py"),
+    "artifacts/parity.json": ("", "04_Parity.py"),
+    "artifacts/evaluation.json": ("", "05_Evaluate.py"),
+}
+FOREIGN = [
+    b"",
+    b"[1]",
+    b"null",
+    b"{}",
+    b'{"summary": null}',
+    b'{"summary": "all is well"}',
+    b"\xff\xfe\0",
+    b"PK\x03\x04",
+]
+
+
+def read_own_file(folder, name):
+    """Read one of our files as the scripts do."""
+    evaluate, summarize = importlib.import_module("05_Evaluate"), importlib.import_module("tools.summarize")
+    path, onnx = folder / name, folder / "artifacts" / "sudoku_digitnet.onnx"
+    readers = {
+        "prepared.json": lambda: list_cells(folder / "data" / "train"),
+        "val.csv": lambda: read_pages(path),
+        "digitnet_best.pth": lambda: load_model(path),
+        "training.json": lambda: evaluate.draw_history(path, folder / "x.png"),
+        "sudoku_digitnet.onnx": lambda: open_session(path),
+        "golden.npz": lambda: read_golden(path),
+        "parity.json": lambda: summarize.summary_of(path, onnx, "passed", "04_Parity.py"),
+        "evaluation.json": lambda: summarize.summary_of(path, onnx, "sets", "05_Evaluate.py"),
+    }
+    readers[path.name]()
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
+def test_a_broken_file_of_our_own_is_reported_with_a_command_that_mends_it(own_chain, name, monkeypatch):
+    target, script = OWN_FILES[name]
+    path = own_chain.folder / name
+    whole = path.read_bytes()
+    read_own_file(own_chain.folder, name)
+    monkeypatch.setenv("MAKELEVEL", "1")  # as make calls scripts
+    monkeypatch.setenv("MAKEFLAGS", f" -- DATA={own_chain.data} OUT={own_chain.out}")
+    for content in (*FOREIGN, whole[: len(whole) // 2 + 5]):
+        path.write_bytes(content)
+        with pytest.raises(UserError) as error:
+            read_own_file(own_chain.folder, name)
+        assert "\n" not in str(error.value), content
+        removed, _, again = re.search(r"run `rm (\S+)( && cd \S+)? && make ([^`]*)`", str(error.value)).groups()
+        assert again.split() == [f"DATA={own_chain.data}", f"OUT={own_chain.out}", *target.split()]
+    monkeypatch.undo()
+    (kept := path.with_name("kept")).write_bytes(whole)
+    Path(removed).unlink()
+    planned = own_chain.make("-n", *target.split())
+    kept.replace(path)
+    assert planned.code == 0 and script in planned.out
+
+
+@pytest.fixture(scope="module")
+def own_chain(built, tmp_path_factory):
+    """A copy of the built chain whose tests put back what they break."""
+    folder = tmp_path_factory.mktemp("own") / "chain"
+    shutil.copytree(built.folder, folder, copy_function=shutil.copy2)
+    return built._replace(folder=folder, data=folder / "data", out=folder / "artifacts")
+
+
+@slow
+def test_the_commands_in_messages_mend_what_is_broken(chain, count):
+    """Break each of our files, keep its date, and type what messages say until make passes."""
+    typed = 0
+    for name in (name for name in OWN_FILES if not name.endswith("golden.npz")):  # no target reads that
+        path = chain.folder / name
+        then = path.stat()
+        path.write_bytes(path.read_bytes()[:-30])
+        os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+        for made in ("parity.json", "evaluation.json", "summary.txt"):  # by what reads the file
+            if name != f"artifacts/{made}":
+                (chain.out / made).unlink()
+        while (result := chain.make()).code:
+            assert result.code == 2 and "Traceback" not in result.err, (name, result.err)
+            command = re.search(r"run `(.*?)`", result.err)[1]
+            done = run_with("bash", "-c", f"cd {shlex.quote(str(ROOT))}; {command}")
+            assert done.returncode == 0, (name, command, done.stderr)
+            typed += 1
+    assert typed >= len(OWN_FILES) - 1
+    count(f"cures: {typed} commands of messages typed, each mended what was broken")
+
+
+def test_a_cure_names_the_command_for_the_very_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    monkeypatch.setattr(digitnet_cli, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    name = ["x.onnx"]
+    assert remake("artifacts/photo/x.onnx", name, "export", "s") == "run `make PROFILE=photo export`"
+    assert remake("artifacts/x.onnx", name, "export", "s") == "run `make export`"
+    assert remake("other/x.onnx", name, "export", "s.py --out other").endswith("s.py --out other`")
+    assert remake("artifacts/my.pth", name, "export", "s") == "give x.onnx instead"
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "x.onnx").touch()
+    assert remake("artifacts/x.onnx", name, "export", "s") == "run `rm artifacts/x.onnx && make export`"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert remake("artifacts/photo/x.onnx", name, "export", "s") == f"run `cd {tmp_path} && make PROFILE=photo export`"
+
+
+def test_every_make_command_in_a_message_names_a_target():
+    targets = set(re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("tools/*.py")]
+    found = {words for path in sources for words in re.findall(r"`make ([^`{]*)`", path.read_text())}
+    assert found and {word for words in found for word in words.split() if "=" not in word} <= targets

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Situations that libraries take for granted: a user, a home, streams, the environment's own packages."""
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, run_with, slow
+
+from digitnet_cli import container_cpus
+
+
+def test_no_script_leaves_a_file_in_home(built, tmp_path):
+    """The chain ran with an empty HOME and without CI, see conftest.built; here the script that reads a photo."""
+    assert built.result.code == 0, built.result.err
+    photo = next((built.folder / "real" / "photos").glob("*.jpg"))
+    command = [sys.executable, ROOT / "06_ReadBoard.py", photo, "--onnx", built.out / "sudoku_digitnet.onnx"]
+    done = run_with(*command, HOME=str(built.folder / "home"), CI=None, PYTHONSAFEPATH="1")
+    assert done.returncode in (3, 4) and not done.stderr, done.stderr  # the chain is hardly trained
+    assert not list((built.folder / "home").iterdir())
+
+
+SURROUNDINGS = {
+    "no name, no home": dict(USER=None, LOGNAME=None, LNAME=None, USERNAME=None, HOME=None),
+    "a home that is none": dict(USER=None, LOGNAME=None, LNAME=None, USERNAME=None, HOME="/nowhere"),
+    "ASCII streams": dict(PYTHONIOENCODING="ascii"),
+}
+# A user without an entry in /etc/passwd, who may read what root may.
+NOBODY = [
+    "setpriv",
+    "--reuid=54321",
+    "--clear-groups",
+    *(f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")),
+]
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_surroundings_do_not_stop_a_script(name):
+    code = "import digitnet_cli, getpass, os; digitnet_cli.start_script(); print('\u2705', getpass.getuser())"
+    command = [*(NOBODY if os.getuid() == 0 and name != "ASCII streams" else []), sys.executable, "-c", code]
+    done = run_with(*command, PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(ROOT), **SURROUNDINGS[name])
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@slow
+@ROOT_USER
+def test_a_user_without_an_entry_in_passwd_runs_every_script(chain):
+    for path in (chain.folder, *chain.folder.rglob("*")):
+        os.chown(path, 54321, -1)
+    for parent in chain.folder.parents[:4]:
+        parent.chmod(parent.stat().st_mode | 0o111)
+    onnx = ["--onnx", chain.out / "sudoku_digitnet.onnx"]
+    environment = dict(USER=None, LOGNAME=None, HOME="/", PYTHONDONTWRITEBYTECODE="1")
+    scripts = {
+        "02_PrepareData.py": ["--out", chain.folder / "new", "--train", 1, "--val", 1],
+        "03_Training.py": ["--data", chain.data, "--out", chain.out, "--epochs", 1, "--threads", 1],
+        "04_Parity.py": ["--data", chain.data, *onnx, "--weights", chain.out / "digitnet_best.pth"],
+        "05_Evaluate.py": ["--data", chain.data, *onnx, "--out", chain.out],
+    }
+    for name, options in scripts.items():
+        done = run_with(*NOBODY, sys.executable, ROOT / name, *options, **environment)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+
+
+def test_every_script_finds_its_neighbours_in_a_safe_path():
+    """PYTHONSAFEPATH=1 leaves a script's folder out of sys.path."""
+    scripts = [*ROOT.glob("0*.py"), *ROOT.glob("tools/*.py"), ROOT / "bench" / "bench.py"]
+    mains = [path for path in scripts if '__name__ == "__main__"' in path.read_text()]
+    running = [
+        subprocess.Popen([sys.executable, path, "--help"], env=WITHOUT_MAKE | {"PYTHONSAFEPATH": "1"}, **PIPES)
+        for path in mains
+    ]
+    assert len(running) > 8
+    for path, process in zip(mains, running, strict=True):
+        _, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, (path, errors)
+
+
+# Streams of notebooks, IDLE and Spyder: they can write, and little else.
+NOTEBOOK = """
+import runpy, sys, threading
+class Shell:
+    def __init__(self, stream): self.stream = stream
+    def write(self, text): return self.stream.write(text)
+    def flush(self): pass
+sys.stdout, sys.stderr = Shell(sys.stdout), Shell(sys.stderr)
+sys.argv = sys.argv[1:]
+def script():
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("start", ["script()", "threading.Thread(target=script).start()"])
+def test_a_notebooks_streams_and_threads_do_not_stop_a_script(start):
+    done = run_with(sys.executable, "-c", NOTEBOOK + start, *READ[1:])
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert b"verified: " in done.stdout
+
+
+def test_closed_streams_do_not_stop_a_script(tmp_path):
+    for number, closing in enumerate((">&-", "2>&-", "<&-")):
+        picture = tmp_path / f"{number}.png"
+        read = shlex.join([*map(str, READ), "--picture", str(picture)])
+        done = run_with("bash", "-c", f"{read} {closing}")
+        assert done.returncode == 0 and picture.stat().st_size and not done.stderr, (closing, done.stderr)
+    draw = shlex.join([*map(str, DRAW), str(tmp_path / "new")])  # with bars
+    assert run_with("bash", "-c", f"{draw} >&- 2>&- <&-").returncode == 0
+    assert json.loads((tmp_path / "new" / "prepared.json").read_text())["cells"]
+
+
+def test_a_reader_that_left_ends_a_script_quietly(tmp_path):
+    code = (
+        "import digitnet_cli as c; c.start_script(); c.run_script(lambda _: [print('x' * 999) for i in range(999)], 0)"
+    )
+    command = f'"{sys.executable}" -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'
+    done = run_with("bash", "-c", command, PYTHONPATH=str(ROOT))
+    assert done.returncode == 141 and done.stderr == b""
+
+
+def test_foreign_packages_do_not_come_before_the_environments_own(tmp_path):
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text("raise ImportError('of another Python')")
+    done = run_with(*READ, PYTHONPATH=str(tmp_path))
+    if sys.prefix != sys.base_prefix:  # a virtual environment
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"unset PYTHONPATH" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cores"),
+    [
+        ("0::/a", {"a/cpu.max": "150000 100000"}, 1.5),
+        ("0::/a/b", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2),
+        ("3:cpu:/docker/7", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        ("0::/", {}, math.inf),
+    ],
+)
+def test_the_containers_limit_counts(tmp_path, group, files, cores):
+    for name, content in ({"../../../proc/self/cgroup": group} | files).items():
+        path = Path(os.path.normpath(tmp_path / "sys/fs/cgroup" / name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    assert container_cpus(tmp_path) == cores

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs in one folder, and workers that are killed or lose their parent."""
+
+import argparse
+import contextlib
+import errno
+import importlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DRAW, PIPES, ROOT, WITHOUT_MAKE, run_with, script, slow
+
+from digitnet_cli import UserError, alone_in, open_pool
+
+
+def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(tmp_path):
+    (tmp_path / ".new.1").mkdir()
+    with alone_in(tmp_path), pytest.raises(UserError, match="another run is writing to"):
+        importlib.import_module("02_PrepareData").prepare(argparse.Namespace(out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [".new.1"]
+
+
+@pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py"])
+def test_a_script_does_not_write_where_another_run_does(built, tmp_path, name):
+    options = {"02_PrepareData.py": DRAW[2:-1], "03_Training.py": ["--data", built.data, "--epochs", 1, "--threads", 1]}
+    with alone_in(tmp_path):
+        done = script(name, *options[name], "--out", tmp_path)
+    assert done.code == 1
+    assert done.err == f"{name}: another run is writing to {tmp_path}: wait until it ends, or name another\n"
+    assert not list(tmp_path.iterdir())
+
+
+@slow
+def test_trainings_on_several_processes_share_a_machine(chain, tmp_path):
+    """Two at once, and the port that torchrun takes by default is in use."""
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # another program has it
+            taken.bind(("", 29500))
+            taken.listen()
+        settings = [f"PYTHON={sys.executable}", f"DATA={chain.data}", "NPROC=2", "EPOCHS=1", "BATCH=64", "THREADS=1"]
+        command = ["make", "-C", ROOT, "train", "TRAIN=6", "VAL=3", *settings]
+        outs = [tmp_path / name for name in "ab"]
+        running = [subprocess.Popen([*command, f"OUT={out}"], env=WITHOUT_MAKE, **PIPES) for out in outs]
+        for process in running:
+            _, errors = process.communicate(timeout=280)
+            assert process.returncode == 0, errors
+    assert len({(out / "digitnet_best.pth").read_bytes() for out in outs}) == 1
+
+
+def marked(mark):
+    """Return the ids of the processes that have `mark` among their variables."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            found += [int(path.parent.name)] * (mark.encode() in path.read_bytes().split(b"\0"))
+    return found
+
+
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=slow), pytest.param("spawn", marks=slow), "forkserver"])
+def test_workers_end_with_their_parent_whatever_the_start_method(tmp_path, method, snapshot):
+    """Python 3.14's default is forkserver, whose processes are not children of ours."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import multiprocessing; multiprocessing.set_start_method({method!r}, force=True)"
+    )
+    assert run_with(*DRAW, tmp_path / "data").returncode == 0
+    before, mark = snapshot(tmp_path / "data"), f"MARK={tmp_path}"
+    draw = [sys.executable, ROOT / "02_PrepareData.py", "--train", "60", "--workers", "2", "--out", tmp_path / "data"]
+    environment = WITHOUT_MAKE | {"PYTHONPATH": str(tmp_path), "MARK": str(tmp_path)}
+    process = subprocess.Popen(draw, env=environment, **PIPES)
+    while not list(tmp_path.glob("data/.new.*/train/0/*.png")):  # until its workers draw
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    workers = marked(mark)
+    assert len(workers) >= 3
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 60
+    while marked(mark) and time.monotonic() < end:
+        time.sleep(0.05)
+    left = marked(mark)
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left
+    after = snapshot(tmp_path / "data")
+    assert before.items() <= after.items()
+    assert all(name.startswith(".new.") for name in after.keys() - before.keys())
+    assert run_with(*DRAW, tmp_path / "data").returncode == 0
+    assert snapshot(tmp_path / "data").keys() == before.keys()
+
+
+def test_killed_workers_and_missing_shared_memory_are_reported(tmp_path, monkeypatch, capsys):
+    with alone_in(tmp_path) as lock, pytest.raises(UserError, match="was killed"), open_pool(2, lock=lock) as pool:
+        list(pool.map(os._exit, [9]))
+
+    def refuse(*_):
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", refuse)
+    with open_pool(2) as pool:
+        assert list(pool.map(abs, [-1, 2], chunksize=4)) == [1, 2]
+    assert "no shared memory" in capsys.readouterr().out
