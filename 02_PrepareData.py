@@ -26,8 +26,31 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import argument_parser, available_cpus, non_negative_int, positive_int, start_script
+from digitnet_cli import UserError, argument_parser, cores, positive_int, run_script, seed
+
+# isort: split
+import csv
+import math
+import os
+import shlex
+import shutil
+from concurrent.futures import Executor
+from functools import partial
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from digitnet_boards import BOARD_SIDE, CORNER_COLUMNS, cut_cells, rectify
+from digitnet_data import MARKER, PREPARED
+from digitnet_machine import alone_in, available_cpus, open_pool, sync, write_json
+from digitnet_scores import describe_run
 from pages import FAMILIES
+from pages.camera import Photo, aim, cut_photo, take_photo
+from pages.fonts import load_fonts, load_hands
+from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles, vary_puzzle
+from pages.tutorial import FACES, PAGE_STEP, draw_page, view_page
 
 # --- settings: those of the command line stand in parse_args, those of the pages in pages/ ------
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
@@ -51,41 +74,14 @@ def parse_args() -> argparse.Namespace:
     add("--train", type=positive_int, metavar="N", help="puzzles for training (300; photo: 3000)")
     add("--val", type=positive_int, metavar="N", help="puzzles for validation (100; photo: 250)")
     add("--puzzles", type=Path, metavar="FILE", help="own puzzles, one per line, 0 or another mark for blanks")
-    add("--seed", type=non_negative_int, default=0, help="of puzzles and camera; same seed, same bytes")
+    add("--seed", type=seed, default=0, help="of puzzles and camera; same seed, same bytes")
     add("--without", nargs="+", choices=FAMILIES, default=[], metavar="EFFECT", help=f"photo: {', '.join(FAMILIES)}")
-    add("--workers", type=positive_int, default=available_cpus(), metavar="N", help="processes")
+    add("--workers", type=cores, default=available_cpus(), metavar="N", help="processes")
     args = parser.parse_args()
     if max(args.train or 0, args.val or 0) > 999_999:
         parser.error("--train and --val: file names have room for 999,999 puzzles")
-    if args.workers > 1024:
-        parser.error(f"--workers: {args.workers} processes are more than any machine needs, 1024 at most")
     args.train, args.val = args.train or SIZES[args.style][0], args.val or SIZES[args.style][1]
     return args
-
-
-if __name__ == "__main__":
-    start_script()
-    ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
-
-import csv
-import math
-import os
-import shlex
-import shutil
-from concurrent.futures import Executor
-from functools import partial
-from typing import NamedTuple
-
-import cv2
-import numpy as np
-from tqdm import tqdm
-
-from digitnet_cli import UserError, alone_in, describe_run, open_pool, run_script, sync, write_json
-from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, MARKER, PREPARED, cut_cells, rectify
-from pages.camera import Photo, aim, cut_photo, take_photo
-from pages.fonts import load_fonts, load_hands
-from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles, vary_puzzle
-from pages.tutorial import FACES, STEP, draw_page, photograph
 
 
 class Task(NamedTuple):
@@ -111,15 +107,16 @@ def make_pages(task: Task, seed: int, out: Path) -> list[list]:
     images = [(numbers[0], "clean", page, corners, corners)]
     for number in numbers:
         rng = np.random.default_rng([seed, split == "val", number])
-        view, where = photograph(page, corners, rng)
-        found = where if number == numbers[0] else aim(where, 9 * STEP, rng)[0]  # further views: as a detector finds it
+        view, where = view_page(page, corners, rng)
+        # Further views are cut at corners as a detector finds them.
+        found = where if number == numbers[0] else aim(where, 9 * PAGE_STEP, rng)[0]
         images.append((number, "cam", view, where, found))
     rows = []
     for number, kind, image, where, found in images:
         name = f"{number:06d}_{kind}"
         write_image(f"{out}/grids/{split}/{name}.png", image)
         crop_margin = TUTORIAL_CROP_MARGINS[(number + (kind == "cam")) % 2]
-        board = rectify(image, found, BOARD_SIDE if crop_margin else 9 * STEP)
+        board = rectify(image, found, BOARD_SIDE if crop_margin else 9 * PAGE_STEP)
         for cell, pixels in enumerate(cut_cells(board, crop_margin)):
             write_image(f"{out}/{split}/{puzzle[cell]}/{name}_{cell:02d}.png", pixels)
         rows.append([f"{name}.png", puzzle, *(f"{value:.2f}" for value in where.ravel())])
@@ -202,7 +199,7 @@ def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> lis
     return chosen
 
 
-def draw_data(args: argparse.Namespace, new: Path, lock: int) -> dict[str, int]:
+def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
     """Draw everything into the folder `new`; return the number of cells per split and class."""
     for split in SPLITS:
         for label in range(10):
@@ -211,7 +208,7 @@ def draw_data(args: argparse.Namespace, new: Path, lock: int) -> dict[str, int]:
         (new / "grids" / split).mkdir(parents=True)
     needed = sum(math.ceil(boards / BOARDS_PER_PUZZLE[args.style]) for boards in (args.train, args.val))
     cv2.setNumThreads(1)  # the processes are the parallelism; before they are forked, as threads are not
-    with open_pool(args.workers, f"or run `{shlex.join([sys.executable, *sys.argv, '--workers', '1'])}`", lock) as pool:
+    with open_pool(args.workers, f"or run `{shlex.join([sys.executable, *sys.argv, '--workers', '1'])}`") as pool:
         puzzles = choose_puzzles(args, needed, pool)
         tasks = plan(args, puzzles)
         pages = pool.map(partial(make, seed=args.seed, out=new), tasks, chunksize=4)
@@ -238,7 +235,7 @@ def swap_in(new: Path, old: Path, out: Path, report: dict) -> None:
     Without prepared.json, which is removed first and written last, a data folder counts as half-written. Each step is
     synced to disk before the next, because a power cut could otherwise keep only a later one.
     """
-    sync(new, whole_disk=True)
+    os.sync()  # all cells at once
     (out / MARKER).touch()
     (out / PREPARED).unlink(missing_ok=True)
     old.mkdir()
@@ -265,13 +262,13 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     report: dict = {"settings": settings}
     report["fonts"] = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}
-    with alone_in(args.out) as lock:
+    with alone_in(args.out):
         # Named after the process, so that workers of a killed run cannot write into this run's folder.
         new, old = (args.out / f".{name}.{os.getpid()}" for name in ("new", "old"))
         for leftover in (*args.out.glob(".new.*"), *args.out.glob(".old.*")):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
-            counts = draw_data(args, new, lock)
+            counts = draw_data(args, new)
             swap_in(new, old, args.out, report | {"cells": counts, "run": describe_run()})
         finally:
             for leftover in (new, old):
@@ -289,4 +286,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, ARGS)
+    run_script(main, parse_args())

@@ -25,15 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import (
-    argument_parser,
-    available_cpus,
-    fraction,
-    non_negative_int,
-    positive_float,
-    positive_int,
-    start_script,
-)
+from digitnet_cli import UserError, argument_parser, cores, fraction, positive_float, positive_int, run_script, seed
+from digitnet_machine import alone_in, available_cpus, keep_freed_memory, write_json
 
 
 class Recipe(NamedTuple):
@@ -79,7 +72,7 @@ RECIPES = {
     ),
 }
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
-MAX_THREADS = 4  # by default: a step has too little work for more; processes share it better (make NPROC=N)
+MAX_TRAINING_THREADS = 4  # by default: a step has too little work for more; processes share it better (make NPROC=N)
 
 
 def parse_args() -> argparse.Namespace:
@@ -98,22 +91,19 @@ def parse_args() -> argparse.Namespace:
     add("--lr", type=positive_float, metavar="X", help=f"highest learning rate {default('lr')}")
     add("--label-smoothing", type=fraction, metavar="X", help=f"see Recipe {default('label_smoothing')}")
     add("--blank-fraction", type=fraction, metavar="X", help=f"of the cells shown {default('blank_fraction')}")
-    add("--seed", type=non_negative_int, default=0, help="of weights, order and augmentation")
-    threads = min(available_cpus(), MAX_THREADS)
-    add("--threads", type=positive_int, default=threads, metavar="N", help="CPU threads per process")
+    add("--seed", type=seed, default=0, help="of weights, order and augmentation")
+    threads = min(available_cpus(), MAX_TRAINING_THREADS)
+    add("--threads", type=cores, default=threads, metavar="N", help="CPU threads per process")
     add("--bf16", action="store_true", help="train in bfloat16: faster where the CPU computes in it")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--train-only", action="store_true", help="stop when the weights are saved")
     only.add_argument("--export-only", action="store_true", help="export the saved weights, train nothing")
     args = parser.parse_args()
-    if args.threads > 1024:
-        parser.error(f"--threads: {args.threads} threads are more than any machine has, 1024 at most")
     given = {name: value for name, value in vars(args).items() if value is not None}
     return argparse.Namespace(**RECIPES[args.model]._asdict() | given)
 
 
 if __name__ == "__main__":
-    start_script()
     ARGS = parse_args()  # before torch is imported: --help and a wrong option answer at once
 
 import numpy as np
@@ -121,11 +111,10 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from digitnet_cli import UserError, alone_in, describe_run, keep_freed_memory, run_script, write_json
 from digitnet_data import CELL_SIZE, Cells, duplicate_pages, load_cells, normalize, sha256_of_cells
 from digitnet_model import NETWORKS
 from digitnet_onnx import export, load_model, open_session, run_logits
-from digitnet_scores import describe_scores
+from digitnet_scores import describe_run, describe_scores
 from digitnet_training import (
     Processes,
     TrainState,
@@ -264,7 +253,10 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     model = NETWORKS[args.model]()
     model.load_state_dict(best_state)
     scale = calibrate(model, args.data / "calibration")
-    shift = lower_logits(model, val_cells)
+    # A later chapter calibrates INT8 on blank cells, whose logits are lower than digits'. Calibrated ranges always
+    # include 0, so with a maximum of 0 nothing is clipped. A shift changes no probability.
+    shift = -logits_of(model, val_cells.pixels).max().item()
+    change_logits(model, shift=shift)
     report = {"settings": settings, "best_epoch": best["epoch"], "logit_scale": scale, "logit_shift": shift}
     write_json(args.out / "training.json", report | {"data": data, "epochs": history, "run": describe_run()})
     save_weights(model.state_dict(), weights)  # last: make takes the weights as a sign that both files are there
@@ -285,17 +277,6 @@ def calibrate(model: torch.nn.Module, folder: Path) -> float:
     change_logits(model, factor=scale)
     print(f"Logits scaled by {scale:.2f}: the best fit to {len(cells.labels):,} cells in fonts not trained on")
     return scale
-
-
-def lower_logits(model: torch.nn.Module, cells: Cells) -> float:
-    """Shift all logits so that the largest on `cells` is 0; return the shift. Probabilities stay as they are.
-
-    A later chapter's script quantises to INT8 with the ranges of blank cells, and clips what lies above. Digits' logits
-    reach higher than blanks', but every quantised range includes 0, so none is clipped there if none exceeds 0.
-    """
-    shift = -logits_of(model, cells.pixels).max().item()
-    change_logits(model, shift=shift)
-    return shift
 
 
 def export_onnx(weights: Path, onnx_file: Path, seed: int) -> None:

@@ -17,22 +17,29 @@ On another machine, with numpy and onnxruntime alone (requirements-inference.txt
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import argument_parser, positive_float, start_script
+from digitnet_cli import UserError, argument_parser, positive_float, run_script
+
+# isort: split
+import numpy as np
+
+import digitnet_parity as parity
+from digitnet_data import NUM_CLASSES, load_cells
+from digitnet_machine import keep_freed_memory, sha256, write_file, write_json
+from digitnet_onnx import load_model, open_session
+from digitnet_parity import Limits, Reference
+from digitnet_scores import describe_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from onnxruntime import InferenceSession
+    import torch
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
-# oneDNN's two names for a mode in which PyTorch computes float32 in bfloat16, which breaks parity by design.
-FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+GOLDEN_CELLS_PER_CLASS = 20  # from each set of cells, which keeps the golden file far below 1 MB
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,119 +60,42 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-if __name__ == "__main__":
-    start_script()
-    ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
+def exported_weights(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Return the arrays that the exported file must hold, by name."""
+    from digitnet_model import fold_batchnorm
 
-import numpy as np
-
-import digitnet_parity as parity
-from digitnet_cli import UserError, cpu_flags, describe_run, keep_freed_memory, run_script, sha256, write_json
-from digitnet_data import CONFIDENCE_THRESHOLD, load_cells
-from digitnet_onnx import contract_failures, first_line, load_model, open_session, run_logits, softmax
-from digitnet_parity import Limits, Reference, logit_difference
-from digitnet_scores import score
+    return {name: value.numpy() for name, value in fold_batchnorm(model).state_dict().items()}
 
 
-def fast_math() -> dict[str, str]:
-    """Return the variables of FAST_MATH that are set, with their values."""
-    return {name: os.environ[name] for name in FAST_MATH if name in os.environ}
+def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:
+    """Choose golden vectors: inputs, float32 [N, 1, 28, 28], and PyTorch's logits, float32 [N, 10].
 
-
-def count_changes(reference: Reference, logits: np.ndarray, rounding: float) -> dict:
-    """Count argmax changes and threshold crossings between PyTorch and `logits`, ignoring ties within `rounding`.
-
-    `rounding` is the largest difference of two logits: any two float32 programs may break such ties differently.
+    Takes some cells of every class from each set, and little noise, because noise does not compress.
     """
-    second, best = np.sort(reference.float64_logits, axis=1)[:, -2:].T
-    sure = best - second > 2 * rounding
-    confident = np.abs(softmax(reference.float64_logits).max(1) - CONFIDENCE_THRESHOLD) > rounding
-    classes = [side.argmax(1) for side in (reference.logits, logits)]
-    blanks = [softmax(side).max(1) < CONFIDENCE_THRESHOLD for side in (reference.logits, logits)]
-    return {
-        "smallest_margin": float((best - second).min()),
-        "different_class": int((np.not_equal(*classes) & sure).sum()),
-        "different_blank": int((np.not_equal(*blanks) & confident).sum()),
-    }
-
-
-def attribute(errors: dict[str, dict], result: dict, limits: Limits) -> list[str]:
-    """Return a line for each stage whose logits exceed the limits; `errors` are the stages' differences to float64."""
-    failures = []
-    exceeded = {stage: limits.failures(error) for stage, error in errors.items()}
-    if exceeded["PyTorch"]:
-        modes = [f"{name}={value}" for name, value in fast_math().items()]
-        cause = f"{' and '.join(modes)} is set: unset it" if modes else f"none of {', '.join(FAST_MATH)} is set"
-        failures.append(f"PyTorch's own float32 differs from float64: {exceeded['PyTorch']} ({cause})")
-    if exceeded["exported graph"]:
-        failures.append(f"the exported graph differs from float64 PyTorch: {exceeded['exported graph']}")
-    elif exceeded["optimized"]:
-        failures.append(
-            f"the result of ONNX Runtime's graph optimizer differs from float64 PyTorch: {exceeded['optimized']}"
-        )
-    if not failures and (total := limits.failures(result)):
-        failures.append(f"rounding in PyTorch and ONNX Runtime adds up: {total}")
-    return failures
-
-
-def compare(
-    reference: Reference, unoptimized: InferenceSession, optimized: InferenceSession, limits: Limits
-) -> tuple[list[str], dict]:
-    """Compare ONNX Runtime, without and with its optimizer, with PyTorch; return failures and measurements."""
-    try:
-        graph_logits = run_logits(unoptimized, reference.inputs, reference.batch)
-        logits = run_logits(optimized, reference.inputs, reference.batch)
-        result: dict = {"cells": len(reference.inputs), **logit_difference(reference.logits, logits)}
-        errors = {
-            "PyTorch": logit_difference(reference.float64_logits, reference.logits),
-            "exported graph": logit_difference(reference.float64_logits, graph_logits),
-            "optimized": logit_difference(reference.float64_logits, logits),
-        }
-    except Exception as error:  # onnxruntime's errors have no common base class
-        return [f"{reference.name}: {first_line(error)}"], {}
-
-    failures = attribute(errors, result, limits)
-    if reference.cells:
-        result |= count_changes(reference, logits, result["max_abs"])
-        if result["different_class"]:
-            failures.append(f"{result['different_class']} of {len(logits):,} get another class")
-        if result["different_blank"]:
-            failures.append(f"{result['different_blank']} of {len(logits):,} change sides of {CONFIDENCE_THRESHOLD}")
-        for side, answers in (("pytorch", reference.logits), ("onnx", logits)):
-            result[side] = score(reference.cells, answers.argmax(1))
-    result["max_error_to_float64"] = {stage: error["max_abs"] for stage, error in errors.items()}
-    return [f"{reference.name}: {failure}" for failure in failures], result
-
-
-def check(
-    onnx_file: Path, weights: dict, references: list[Reference], limits: Limits, log: Callable[[str], None] = print
-) -> tuple[list[str], dict[str, dict]]:
-    """Check contract and answers; return every failure, and the measurements by set. `log` gets the table's lines.
-
-    Raises UserError, with every failure found so far, if ONNX Runtime cannot load the file.
-    """
-    failures = contract_failures(onnx_file, weights) if onnx_file.is_file() else []
-    try:
-        unoptimized, optimized = open_session(onnx_file, optimize=False), open_session(onnx_file)
-    except UserError as error:
-        raise UserError("; ".join([str(error), *failures])) from None
-    count = sum(value.size for value in weights.values())
-    log(f"contract and {count:,} weights: {'broken' if failures else 'kept'}")
-    log(f"{'':21} {'':7} PyTorch - ONNX Runtime  other  smallest  largest error to float64 of")
-    log(f"{'inputs':21} {'cells':>7}    MAE   largest    class    margin  PyTorch   graph   optimized")
-    measured = {}
+    inputs, logits = [], []
     for reference in references:
-        found, result = compare(reference, unoptimized, optimized, limits)
-        failures += found
-        if result:
-            measured[reference.name] = result
-            margin = f"{result['smallest_margin']:.1e}" if reference.cells else "-"
-            errors = "  ".join(f"{error:.1e}" for error in result["max_error_to_float64"].values())
-            log(
-                f"{reference.name:21} {result['cells']:7,}  {result['mae']:.1e}  {result['max_abs']:.1e} "
-                f"{result.get('different_class', '-'):>7} {margin:>9}  {errors}"
-            )
-    return failures, measured
+        if reference.cells or len(reference.inputs) < 50:
+            chosen = np.arange(len(reference.inputs))
+            if reference.cells:
+                chosen = some_of_every_class(reference.cells.labels, GOLDEN_CELLS_PER_CLASS)
+            inputs.append(reference.inputs[chosen])
+            logits.append(reference.logits[chosen])
+    return np.concatenate(inputs), np.concatenate(logits)
+
+
+def some_of_every_class(labels: np.ndarray, number: int) -> np.ndarray:
+    """Return the indices of up to `number` cells of every class, evenly spread over the set."""
+    classes = [np.flatnonzero(labels == label) for label in range(NUM_CLASSES)]
+    return np.concatenate([of[np.linspace(0, len(of) - 1, min(number, len(of)), dtype=int)] for of in classes])
+
+
+def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: Path, versions: dict) -> None:
+    """Write the golden vectors for `onnx_file`, whole or not at all."""
+    made_from, made_with = np.array(sha256(onnx_file)), np.array(json.dumps(versions))
+    write_file(
+        path,
+        lambda name: np.savez_compressed(name, inputs=inputs, logits=logits, onnx_sha256=made_from, versions=made_with),
+    )
 
 
 def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
@@ -185,16 +115,16 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
     model = load_model(args.weights)
     sets = {"validation cells": load_cells(args.data / "val"), **parity.newspaper_cells()}
     references = parity.make_references(model, sets)
-    weights = parity.exported_weights(model)
-    failures, measured = check(args.onnx, weights, references, limits)
+    weights = exported_weights(model)
+    failures, measured = parity.check(args.onnx, weights, references, limits)
     for name in (name for name in sets if name in measured):
         wrong = {side: measured[name][side]["wrong_cells"] for side in ("pytorch", "onnx")}
         cells = measured[name]["cells"]
         print(f"{name}: {wrong['pytorch']} of {cells:,} wrong in PyTorch, {wrong['onnx']} in ONNX Runtime")
 
     if args.write_golden and not failures:
-        inputs, logits = parity.choose_golden(references)
-        parity.write_golden(args.write_golden, inputs, logits, args.onnx, describe_run())
+        inputs, logits = choose_golden(references)
+        write_golden(args.write_golden, inputs, logits, args.onnx, describe_run())
         print(f"golden vectors: {len(inputs)} in {args.write_golden}")
     report = {"measured": measured, "weights": sum(value.size for value in weights.values())}
     return failures, report | {"sha256": {str(args.weights): sha256(args.weights)}}
@@ -228,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
     summary = summarize(failures, report["measured"])
     content = {"summary": summary, "passed": not failures, "failures": failures, "limits": limits._asdict(), **report}
     content["sha256"] = {str(args.onnx): sha256(args.onnx), **content.get("sha256", {})}
-    content["run"] = describe_run() | {"cpu_flags": cpu_flags(), "fast_math": fast_math()}
+    content["run"] = describe_run() | {"fast_math": parity.fast_math()}
     write_json(verdict, content)
     if failures:
         expected = args.golden or args.weights
@@ -237,4 +167,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, ARGS)
+    run_script(main, parse_args())

@@ -24,7 +24,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import argument_parser, non_negative_int, positive_float, positive_int, start_script
+from digitnet_cli import (
+    UserError,
+    argument_parser,
+    first_line,
+    positive_float,
+    positive_int,
+    remake,
+    run_script,
+    seed,
+)
+
+# isort: split
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+import digitnet_pictures as pictures
+import digitnet_scores as scores
+from digitnet_boards import (
+    BOARD_SIDE,
+    CROP_MARGINS,
+    cut_cells,
+    label_boards,
+    load_boards,
+    load_photo,
+    read_pages,
+    read_photos,
+    rectify,
+)
+from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell, load_cells
+from digitnet_machine import sha256, write_json
+from digitnet_onnx import classify, open_session
+from digitnet_pictures import CLASS_NAMES, PhotoReading
+from digitnet_scores import KINDS, Predictions, describe_run
+from reading.board import read_board
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="folder with val/ and grids/")
     add("--out", type=Path, default=Path("artifacts"), metavar="DIR", help="folder to write to")
     add("--real", type=Path, metavar="DIR", help="real boards and photos, by tools/real.py (data/real if not given)")
-    add("--seed", type=non_negative_int, default=0, help="of the wrong corners")
+    add("--seed", type=seed, default=0, help="of the wrong corners")
     add("--draws", type=positive_int, default=5, metavar="N", help="wrong corners drawn for each page")
     add(
         "--min-accuracy",
@@ -55,42 +89,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-if __name__ == "__main__":
-    start_script()
-    ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
-
-import cv2
-import numpy as np
-from tqdm import tqdm
-
-import digitnet_pictures as pictures
-import digitnet_scores as scores
-from digitnet_cli import UserError, describe_run, first_line, run_script, sha256, write_json
-from digitnet_data import (
-    BOARD_SIDE,
-    CONFIDENCE_THRESHOLD,
-    CROP_MARGINS,
-    REAL_BOARDS,
-    Cells,
-    bad_cell,
-    cut_cells,
-    label_boards,
-    load_boards,
-    load_cells,
-    load_photo,
-    read_pages,
-    read_photos,
-    rectify,
-)
-from digitnet_onnx import classify, open_session, remake_weights
-from digitnet_pictures import CLASS_NAMES
-from digitnet_scores import KINDS, PhotoReading, Reading
-from reading.board import read_board
-
-
-def read(session: onnxruntime.InferenceSession, cells: Cells) -> Reading:
+def predict(session: onnxruntime.InferenceSession, cells: Cells) -> Predictions:
     """Classify every cell."""
-    return Reading(cells, *classify(session, cells.pixels))
+    return Predictions(cells, *classify(session, cells.pixels))
 
 
 def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
@@ -111,21 +112,21 @@ def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
     return label_boards(pixels, givens, names)
 
 
-def read_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace) -> dict[str, Reading]:
-    """Read every set that exists, by name; print which are skipped."""
-    readings = {VALIDATION: read(session, load_cells(args.data / "val"))}
+def predict_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace) -> dict[str, Predictions]:
+    """Classify every set that exists, by name; print which are skipped."""
+    predictions = {VALIDATION: predict(session, load_cells(args.data / "val"))}
     grids = args.data / "grids"
     if (grids / "val.csv").exists():
-        readings[CAMERA] = read(session, cut_pages(grids, np.random.default_rng(args.seed), args.draws))
+        predictions[CAMERA] = predict(session, cut_pages(grids, np.random.default_rng(args.seed), args.draws))
     else:
         print(f"skipping camera pages: no {grids / 'val.csv'}")
     if (args.real / "labels.csv").exists():
-        cropped = {f"{margin:.0%} cut": read(session, load_boards(args.real, margin)) for margin in CROP_MARGINS}
-        readings |= {f"{REAL}, {name}": reading for name, reading in cropped.items()}
-        readings[REAL] = scores.concatenate_readings(cropped)
+        cropped = {f"{margin:.0%} cut": predict(session, load_boards(args.real, margin)) for margin in CROP_MARGINS}
+        predictions |= {f"{REAL}, {name}": part for name, part in cropped.items()}
+        predictions[REAL] = scores.concatenate(cropped)
     else:
         print(f"skipping real boards: no {args.real / 'labels.csv'}; {WHERE}")
-    return readings
+    return predictions
 
 
 def read_whole_photos(args: argparse.Namespace) -> list[PhotoReading]:
@@ -164,7 +165,7 @@ def print_report(report: dict[str, dict]) -> None:
         print(f"{name:22}{mean:15.3f}{lost:15,}    {', '.join(mistakes) or 'none'}")
 
 
-def summarize(report: dict[str, dict], photos: dict | None) -> str:
+def summarize_evaluation(report: dict[str, dict], photos: dict | None) -> str:
     """Return the main error counts, with the threshold, as one line."""
     parts = []
     for name in (name for name in (VALIDATION, CAMERA, REAL) if name in report):
@@ -186,18 +187,18 @@ def draw_history(history: Path, picture: Path) -> None:
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         problem = f"{history} is not what 03_Training.py writes ({type(error).__name__}: {first_line(error)})"
         weights = next(history.parent.glob("*_best.pth"), history.with_name("digitnet_best.pth"))
-        raise UserError(f"{problem}: {remake_weights(weights)}") from None
+        raise UserError(f"{problem}: {remake(weights, 'train')}") from None
 
 
-def draw_pictures(readings: dict[str, Reading], photos: list[PhotoReading], args: argparse.Namespace) -> None:
+def draw_pictures(predictions: dict[str, Predictions], photos: list[PhotoReading], args: argparse.Namespace) -> None:
     """Draw the pictures whose sources exist."""
     draw_history(args.onnx.with_name("training.json"), args.out / "learning_curve.png")  # first: it may raise
-    shown = {name: readings[name] for name in (VALIDATION, REAL) if name in readings}
-    tables = {name: scores.confusion(reading.cells.labels, reading.thresholded) for name, reading in shown.items()}
+    shown = {name: predictions[name] for name in (VALIDATION, REAL) if name in predictions}
+    tables = {name: scores.confusion(part.cells.labels, part.thresholded) for name, part in shown.items()}
     title = f"{args.onnx}, cells below {CONFIDENCE_THRESHOLD} taken as blank"
     pictures.confusion_matrices(tables, title, args.out / "confusion_matrix.png")
-    name, reading = list(shown.items())[-1]
-    pictures.misread_cells(reading, name, args.out / "misread_cells.png")
+    name, part = list(shown.items())[-1]
+    pictures.misread_cells(part, name, args.out / "misread_cells.png")
     photo_sheet = args.out / "misread_photos.png"
     photo_sheet.unlink(missing_ok=True)  # of other photos
     if photos:
@@ -232,17 +233,17 @@ def main(args: argparse.Namespace) -> None:
     if args.real and not args.real.is_dir():
         raise UserError(f"no folder {args.real}: name one that holds real boards, or leave --real out (make REAL=)")
     args.real = args.real or REAL_BOARDS
-    readings = read_sets(open_session(args.onnx), args)
+    predictions = predict_sets(open_session(args.onnx), args)
     photos = read_whole_photos(args)
-    if args.min_accuracy and not (REAL in readings and photos):
+    if args.min_accuracy and not (REAL in predictions and photos):
         raise UserError(f"--min-accuracy needs real boards and photos (make REAL=): {WHERE}")
-    report = {name: scores.describe(reading) for name, reading in readings.items()}
+    report = {name: scores.describe_predictions(part) for name, part in predictions.items()}
     print_report(report)
-    described = scores.describe_photos(photos) if photos else None
+    described = pictures.describe_photos(photos) if photos else None
     if described:
-        print(scores.table_of_photos(described))
-    draw_pictures(readings, photos, args)
-    content = {"summary": summarize(report, described), "sets": report, "photos": described}
+        print(pictures.table_of_photos(described))
+    draw_pictures(predictions, photos, args)
+    content = {"summary": summarize_evaluation(report, described), "sets": report, "photos": described}
     content |= {"sha256": {str(args.onnx): sha256(args.onnx)}, "run": describe_run()}
     write_json(args.out / "evaluation.json", content)
     print(f"Saved: {args.out}/evaluation.json and pictures beside it")
@@ -251,4 +252,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, ARGS)
+    run_script(main, parse_args())

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import argument_parser, start_script
+from digitnet_cli import argument_parser
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 FOLDER = Path(__file__).resolve().parent
@@ -60,14 +60,15 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    start_script()
     ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
 
 import cv2
 import numpy as np
 
-from digitnet_cli import UserError, run_script, write_file
-from digitnet_data import BLANK, load_photo, rectangle
+from digitnet_boards import load_photo, rectangle
+from digitnet_cli import UserError, run_script
+from digitnet_data import BLANK
+from digitnet_machine import write_file
 from digitnet_onnx import open_session
 from reading.board import Reading, read_board
 from reading.grid import Board, photo_points

@@ -89,11 +89,11 @@ TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run --standalone
 
 # --- files ---
 # A script, then the modules that it may import.
-SHARED     := $(addprefix digitnet_,model.py data.py onnx.py scores.py cli.py)
-DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) digitnet_data.py digitnet_cli.py
+SHARED     := $(addprefix digitnet_,model.py data.py onnx.py scores.py cli.py machine.py)
+DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) $(addprefix digitnet_,boards.py data.py scores.py cli.py machine.py)
 TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
-CHECKING   := 04_Parity.py digitnet_parity.py $(wildcard pages/*.py) $(SHARED)
-READING    := 05_Evaluate.py digitnet_pictures.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
+CHECKING   := 04_Parity.py digitnet_parity.py digitnet_boards.py $(wildcard pages/*.py) $(SHARED)
+READING    := 05_Evaluate.py digitnet_pictures.py digitnet_boards.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
 PREPARED   := $(DATA)/prepared.json
 LABELS     := $(wildcard $(addprefix $(or $(REAL),data/real)/,labels.csv photos/photos.csv))
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by all scripts: options, errors in one line, files written whole, JSON reports.
+"""Options, errors in one line, and cures: shared by all scripts. Standard library only.
 
-Standard library only, so that a script can read its options before it imports a package.
+A script imports this module before any package, because that prepares the process for them (prepare_process).
 """
 
 import sys
@@ -11,61 +11,31 @@ if sys.version_info < (3, 11):  # noqa: UP036 (a user may type `python3 03_Train
 
 import argparse
 import contextlib
-import ctypes
-import errno
-import fcntl
 import getpass
-import glob
-import hashlib
 import io
-import json
-import math
 import os
-import platform
-import re
 import shlex
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by onnxruntime at its import; else it writes into HOME
+# What make builds without OUT= and DATA=, and the profile that it is built with.
+MAKES = {"data": "", "artifacts": "", "data/photo": "PROFILE=photo ", "artifacts/photo": "PROFILE=photo "}
 
 
 class UserError(Exception):
     """A mistake that the user can correct: the message has cause, place and cure."""
 
 
-def start_script() -> None:
-    """Prepare the process of a script; call this before any package is imported."""
+def prepare_process() -> None:
+    """Provide what packages expect of every process when they are imported, and report those that are missing."""
     sys.excepthook = report_missing_package
-    with contextlib.suppress(ValueError):  # a program runs the script in a thread
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by onnxruntime at its import; else it writes into HOME
     open_streams()
-    supply_environment()
-
-
-def open_streams() -> None:
-    """Make stdout and stderr accept any text, even if they are closed or have another encoding."""
-    while (unused := os.open(os.devnull, os.O_RDWR)) < 3:  # else the next opened file would get the output of C code
-        pass
-    os.close(unused)
-    null = Path(os.devnull)
-    sys.stdout, sys.stderr = (stream or null.open("w") for stream in (sys.stdout, sys.stderr))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not in IDLE, not in a notebook
-            stream.reconfigure(errors="replace", line_buffering=True)  # a line is seen at once, in a pipe too
-
-
-def supply_environment() -> None:
-    """Provide what packages expect of every process: a user's name, a home, the environment's own packages."""
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a container's user without an entry in /etc/passwd; torch asks for the name
@@ -77,6 +47,20 @@ def supply_environment() -> None:
         sys.path.sort(key=lambda path: path in foreign - {str(ROOT)})
 
 
+def open_streams() -> None:
+    """Make stdout and stderr accept any text, even if they are closed or have another encoding."""
+    while (
+        unused := os.open(os.devnull, os.O_RDWR)
+    ) < 3:  # else a file would be opened as fd 1, and C code print into it
+        pass
+    os.close(unused)
+    null = Path(os.devnull)
+    sys.stdout, sys.stderr = (stream or null.open("w") for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not in IDLE, not in a notebook
+            stream.reconfigure(errors="replace", line_buffering=True)  # a line is seen at once, in a pipe too
+
+
 def report_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print one line if a package cannot be imported, and other exceptions as usual; replaces sys.excepthook."""
     if not isinstance(error, ImportError):
@@ -86,10 +70,14 @@ def report_missing_package(kind: type[BaseException], error: BaseException, trac
     print(f"{os.path.basename(sys.argv[0])}: {sys.executable} {problem}: {install_packages()}", file=sys.stderr)
 
 
+def make_command() -> str:
+    """Return how to call this project's make from the current folder, for a message."""
+    return "make" if Path.cwd() == ROOT else f"make -C {shlex.quote(str(ROOT))}"
+
+
 def install_packages() -> str:
     """Return what to run to install the packages, for a message; pip works in virtual environments alone."""
-    make = "make" if Path.cwd() == ROOT else f"make -C {shlex.quote(str(ROOT))}"
-    cure = f"run `{make}`, which installs it into .venv, then use .venv/bin/python"
+    cure = f"run `{make_command()}`, which installs it into .venv, then use .venv/bin/python"
     if sys.prefix != sys.base_prefix:
         requirements = shlex.quote(os.path.relpath(ROOT / "requirements.txt"))
         cure = f"run `{shlex.quote(sys.executable)} -m pip install -r {requirements}`"
@@ -99,6 +87,8 @@ def install_packages() -> str:
 def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> NoReturn:
     """Run a script's main and exit. A user's mistake gives one line on stderr and exit code 1, no traceback."""
     script = os.path.basename(sys.argv[0])
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     try:
         main(args)
         sys.exit(0)
@@ -120,25 +110,18 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
         sys.exit(130)
 
 
-def remake(path: Path | str, names: Iterable[str], target: str, script: str) -> str:
-    """Return the command that makes `path` anew, for a message: make with `target` if it is make's, else `script`.
+def remake(path: Path | str, target: str, *names: str) -> str:
+    """Return the cure for a missing or broken file that make writes with `target`, for a message.
 
-    A file with none of `names` was given by mistake, so the command must not remove it.
+    A file with none of `names`, if there are any, was given by mistake: then the cure names what to give.
     """
-    path, here = Path(path), Path.cwd()
-    if path.name not in names:
+    path = Path(path)
+    if names and path.name not in names:
         return f"give {' or '.join(names)} instead"
-    folder = os.path.relpath((path.absolute() if os.path.lexists(path) else ROOT / path).parent, ROOT)
-    settings = {"data": "", "artifacts": "", "data/photo": "PROFILE=photo", "artifacts/photo": "PROFILE=photo"}
-    if "MAKELEVEL" in os.environ:  # make runs this: its settings name the file
-        settings[folder] = os.environ.get("MAKEFLAGS", "").partition("-- ")[2]
-    steps = [f"rm {'-r ' * path.is_dir()}{shlex.quote(str(path))}"] if os.path.lexists(path) else []
-    if folder in settings:
-        steps += [f"cd {shlex.quote(str(ROOT))}"] * (here != ROOT)
-        steps.append(" ".join(filter(None, ("make", settings[folder], target))))
-    else:
-        steps.append(f"{shlex.quote(sys.executable)} {shlex.quote(os.path.relpath(ROOT))}/{script}")
-    return f"run `{' && '.join(steps)}`"
+    folder = os.path.relpath(path.parent.absolute(), ROOT)
+    remove = f"rm {shlex.quote(str(path))} && " if os.path.lexists(path) else ""
+    command = f"run `{remove}{make_command()} {MAKES.get(folder, '')}{target}`"
+    return command if folder in MAKES else f"{command} with the settings that made it"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -173,159 +156,10 @@ def number(kind: type, what: str, valid: Callable[[Any], bool]) -> Callable[[str
 
 
 positive_int = number(int, f"a whole number from 1 to {2**31 - 1}", lambda n: 1 <= n < 2**31)
-non_negative_int = number(int, f"a whole number from 0 to {2**31 - 1}", lambda n: 0 <= n < 2**31)
+seed = number(int, f"a whole number from 0 to {2**31 - 1}", lambda n: 0 <= n < 2**31)
+cores = number(int, "a whole number from 1 to 1024", lambda n: 1 <= n <= 1024)  # of processes or threads
 positive_float = number(float, "a number above 0", lambda x: 0 < x < float("inf"))
 fraction = number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
-
-
-def read(path: Path) -> str:
-    """Return a system file's text, or "" if it cannot be read."""
-    with contextlib.suppress(OSError):
-        return path.read_text(errors="replace")
-    return ""
-
-
-def available_cpus() -> int:
-    """Return the cores that this process may use: by its CPU affinity and container, shared with torchrun's others."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = math.ceil(min(cores, container_cpus(Path("/"))))
-    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def container_cpus(system: Path) -> float:
-    """Return the cores that this process's control groups (version 1 or 2) allow, or inf; `system` holds proc and sys.
-
-    tools/doctor.py has the same rule, in a form that runs on old Pythons.
-    """
-    limit = math.inf
-    for line in read(system / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        folder = system / "sys/fs/cgroup" / controllers / group.lstrip("/")
-        for place in (folder, *folder.parents):  # a container may not see its own folder; parents limit it as well
-            times = read(place / "cpu.max") or read(place / "cpu.cfs_quota_us") + read(place / "cpu.cfs_period_us")
-            for quota, period in re.findall(r"^(\d+)\s+(\d+)", times):  # others are no limit
-                limit = min(limit, int(quota) / int(period))
-    return limit
-
-
-def set_up_worker(parent: int, lock: int | None) -> None:
-    """Prepare a process of the pool. `parent` is the main process; `lock` is its descriptor of alone_in."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
-        if os.getppid() != parent:  # it has already ended
-            os._exit(1)
-    if lock is not None:
-        os.close(lock)  # the parent's, which a worker must not hold longer
-
-
-@contextlib.contextmanager
-def open_pool(workers: int, cure: str = "", lock: int | None = None) -> Iterator["Executor"]:
-    """Start a pool of processes, or a thread for one worker. `lock` is the descriptor of alone_in, if it is held.
-
-    Raises UserError if a process is killed; its message ends with `cure`, if there is one.
-    """
-    import multiprocessing
-    from concurrent import futures
-
-    pool: Executor = futures.ThreadPoolExecutor(1)  # needs no shared memory
-    if workers > 1:
-        try:  # forked by this process, so that they end with it
-            context = multiprocessing.get_context("fork")
-            pool = futures.ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(), lock))
-        except (ImportError, OSError) as error:
-            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): continues in one")
-    try:
-        yield pool
-    except futures.BrokenExecutor:
-        problem = f"one of {workers} processes was killed, probably because memory is full"
-        raise UserError(f"{problem}: {', '.join(filter(None, ['close other programs', cure]))}") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep the memory that a step of PyTorch frees for the next step; do nothing without glibc.
-
-    glibc may otherwise return large blocks to the system, which clears them page by page when they are needed again.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # mallopt's parameters in malloc.h, in bytes; 32 MiB is the second's limit
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(mmap_threshold, 32 << 20)
-        mallopt(trim_threshold, 512 << 20)
-
-
-def sync(path: Path | str, whole_disk: bool = False) -> None:
-    """Sync a file's content, or a folder's list of names, to disk, so that it survives a power cut.
-
-    `whole_disk`: sync all of the file system of `path`, which is faster for many small files.
-    """
-    try:
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            if not whole_disk:
-                os.fsync(opened)
-            elif getattr(ctypes.CDLL(None, use_errno=True), "syncfs", lambda _: os.sync())(opened):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
-        finally:
-            os.close(opened)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):  # not all file systems do it for folders
-            raise
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[int]:
-    """Lock `folder` against other runs until this one ends, however it ends; yield the lock's descriptor.
-
-    Raises UserError if another run holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise UserError(f"another run is writing to {folder}: wait until it ends, or name another") from None
-    except OSError:  # not all file systems have locks
-        pass
-    try:
-        yield lock
-    finally:
-        os.close(lock)
-
-
-def write_file(path: Path | str, write: Callable[[str], object]) -> None:
-    """Call write(temporary name in the same folder), then rename: `path` is complete or unchanged.
-
-    The file is synced to disk before this returns, so it survives a power cut.
-    """
-    path = Path(path)
-    folders = [path.parent]
-    while not folders[-1].exists():
-        folders.append(folders[-1].parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
-        pid = leftover.name.removesuffix(path.suffix).rpartition(".")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            leftover.unlink(missing_ok=True)  # of a process that was killed
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(str(temporary))
-        sync(temporary)
-        os.replace(temporary, path)
-        for folder in folders:
-            sync(folder)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None  # a full disk has no name
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path | str, content: dict[str, Any]) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
-    text = json.dumps(content, indent=2) + "\n"
-    write_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
 
 def first_line(error: BaseException) -> str:
@@ -333,43 +167,4 @@ def first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def sha256(path: Path | str) -> str:
-    """Return the hex SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def describe_run() -> dict:
-    """Return date, machine, CPU cores, versions and command of this run, for the JSON reports."""
-    from importlib import metadata  # here: not every script needs it, and it is slow to import
-
-    packages = ["torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "opencv-python-headless"]
-    versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.platform(),
-        "processor": processor_name(),
-        "cpus": available_cpus(),
-        "python": platform.python_version(),
-        "versions": {name: versions[name] for name in packages if name in versions},
-        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
-    }
-
-
-def cpuinfo() -> dict[str, str]:
-    """Return the last processor's entry in /proc/cpuinfo, or {} if that file is missing."""
-    lines = read(Path("/proc/cpuinfo")).splitlines()
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def processor_name() -> str:
-    """Return the processor's name; on Arm, where /proc/cpuinfo has none, its part number."""
-    info = cpuinfo()
-    part = f"{info.get('Model', platform.machine())}, CPU part {info.get('CPU part', '?')}"
-    return info.get("model name") or (part if info else platform.processor())
-
-
-def cpu_flags() -> str:
-    """Return the processor's features that change how sums are rounded: vector units, short floats; "" if unknown."""
-    wanted = re.compile("sse4|avx|fma|f16c|amx|asimd|sve|sme|bf16|i8mm|fphp|atomics")
-    info = cpuinfo()
-    return " ".join(filter(wanted.match, (info.get("flags") or info.get("Features") or "").split()))
+prepare_process()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells: from image files to arrays to the networks' input. Needs no torch; functions on images import OpenCV.
+"""Cells: from image files to arrays to the networks' input. Needs no torch; reading images imports OpenCV.
 
 The input contract of the networks, stated here and nowhere else: a cell is 28x28 grey pixels (0 = black ink,
 255 = white paper); class 0 is a blank cell, classes 1-9 are the digits; `normalize` turns pixels into the input.
@@ -8,46 +8,37 @@ The input contract of the networks, stated here and nowhere else: a cell is 28x2
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import itertools
 import json
 import os
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from digitnet_cli import ROOT, UserError, available_cpus, first_line, open_pool, remake
+from digitnet_cli import ROOT, UserError, first_line, remake
+from digitnet_machine import available_cpus, open_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 CELL_SIZE = 28  # pixels per side
 NUM_CLASSES = 10
 BLANK = 0  # the class of an empty cell
 CONFIDENCE_THRESHOLD = 0.65  # clients take a cell with a lower best probability as blank
 
-BOARD_SIDE = 450  # pixels of a straightened board, from which the tutorial's grid processor cuts its cells
-# Cut off each side of a cell, as a fraction of the cell. Clients cut between 0 and 0.12, the value of the tutorial's
-# grid processor; real boards are read at all three.
-CROP_MARGINS = (0.0, 0.06, 0.12)
-
 CHUNK = 4096  # cells that a process reads at a time
 MIN_DIGITS = 5  # with fewer, two pages may be the same by chance
 MARKER = ".made-by-02_PrepareData.py"  # a data folder that holds it is ours, and may be replaced
 PREPARED = "prepared.json"  # exists if our data folder is complete: removed first, written last
-# Files and folders of systems and programs, which are no data at any level.
+# Files and folders that systems and editors leave behind; ignored in every folder.
 SYSTEM_NAMES = re.compile(
     r"\..*|thumbs\.db.*|ehthumbs.*\.db|desktop\.ini|icon\r|.*:zone\.identifier|~\$.*|.*~|__.*__|__macosx|lost\+found"
     r"|[@#$](eadir|.*recycle.*|.*snapshot.*|tmp)|system volume information|recycler|found\.\d+|lost\.dir",
     re.IGNORECASE,
 )
-CORNER_COLUMNS = [f"{axis}{corner}" for corner in range(4) for axis in "xy"]  # of the tables of pages and photos
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm")  # of real boards
 REAL_BOARDS = ROOT / "data" / "real"  # photos: for measuring, never for training
 
 
@@ -58,16 +49,6 @@ class Cells(NamedTuple):
     labels: np.ndarray  # int64 [N], 0-9
     boards: np.ndarray  # str [N], the name of the cell's page or board
     places: np.ndarray  # int64 [N], 9 * row + column in the board, or -1 if the file name has none
-
-
-class Page(NamedTuple):
-    """A drawn page, as grids/*.csv lists it, or a photo, as photos.csv does."""
-
-    file: str
-    givens: str  # 81 digits, 0 = blank
-    corners: np.ndarray  # float64 [4, 2] x, y, clockwise from the board's own top left
-    turn: int = 0  # of a photo's board, degrees clockwise: 0, 90, 180 or 270
-    kind: str = ""  # of a photo, such as "newspaper" or "screenshot; light on dark"
 
 
 def normalize(pixels: Any) -> Any:
@@ -146,7 +127,7 @@ def mend_data(folder: Path, cure: str = "correct the folder, or name another wit
     """Return the cure for a broken data folder, for a message: `cure` if it is the user's own, else a command."""
     if not (folder / MARKER).exists() and any((folder / split).exists() for split in ("train", "val")):
         return cure
-    return remake(folder / PREPARED, [PREPARED], "data", f"02_PrepareData.py --out {shlex.quote(str(folder))}")
+    return remake(folder / PREPARED, "data")
 
 
 def parse_name(file: str) -> tuple[str, int]:
@@ -168,7 +149,7 @@ def read_ahead(paths: Iterable[str]) -> None:
 def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
     """Read one cell image; return uint8 [28, 28], and whether it stores grey as RGB (three equal channels).
 
-    Raises UserError if it is not a still 28x28 image of 8 bits that is grey and opaque.
+    Raises UserError if it is not a 28x28 image of 8 bits that is grey and opaque.
     """
     import cv2
 
@@ -180,8 +161,6 @@ def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:
         raise bad_cell(path, f"cannot be read ({error.strerror})") from None
     except cv2.error as error:  # more pixels than it decodes
         raise bad_cell(path, f"is not a readable image ({first_line(error)})") from None
-    if b"acTL" in content[:100]:
-        raise bad_cell(path, "is animated, but a cell is a single image")
     if image is None:
         raise bad_cell(path, "is not a readable image")
     colour = image.ndim == 3
@@ -220,164 +199,3 @@ def duplicate_pages(train: Cells, val: Cells) -> list[str]:
 
     in_train, in_val = pages(train), pages(val)
     return sorted(in_val[content] for content in in_train.keys() & in_val.keys())
-
-
-def read_text(path: Path) -> str:
-    """Read a user's text file: UTF-8, UTF-16 with a byte order mark, or Latin-1. Raises UserError if it is no text."""
-    content = path.read_bytes()
-    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-    for encoding in [name for mark, name in marks.items() if content.startswith(mark)] or ["utf-8", "latin-1"]:
-        with contextlib.suppress(UnicodeDecodeError):
-            text = content.decode(encoding)
-            if "\0" not in text:
-                return text
-    raise UserError(f"{path} is not a text file: save it as text, in UTF-8")
-
-
-def read_pages(table: Path) -> list[Page]:
-    """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes. Raises UserError if it is damaged."""
-    folder = table.with_suffix("")
-    try:
-        rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
-        pages = [checked_page(Page(row["page"], row["givens"], corners_of(row))) for row in rows]
-        if sorted(page.file for page in pages) != sorted(entry.name for entry in visible(folder)) or not pages:
-            raise ValueError(f"it does not list the pages in {folder}")
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        problem = f"{table} is not what 02_PrepareData.py writes ({type(error).__name__}: {first_line(error)})"
-        raise UserError(f"{problem}: {mend_data(folder.parents[1], 'correct or remove it')}") from None
-    return pages
-
-
-def read_photos(table: Path) -> list[Page]:
-    """Read photos.csv, which tools/real.py writes. Raises UserError if a row is damaged or there is none."""
-    photos = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(read_text(table))), 2):
-        try:
-            photo = Page(f"{row['photo']}.jpg", row["givens"], corners_of(row), int(row["turn"]), row["kind"])
-            photos.append(checked_page(photo))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{table}, line {number}: {first_line(error)}: correct it") from None
-    if not photos:
-        raise UserError(f"{table} lists no photo: correct or remove it")
-    return photos
-
-
-def corners_of(row: dict[str, str]) -> np.ndarray:
-    """Return the corners in a row of a table, float64 [4, 2]."""
-    return np.array([float(row[name]) for name in CORNER_COLUMNS]).reshape(4, 2)
-
-
-def checked_page(page: Page) -> Page:
-    """Return `page`, or raise ValueError if it cannot be one."""
-    if not is_board(page.givens) or page.turn not in (0, 90, 180, 270) or not np.isfinite(page.corners).all():
-        raise ValueError("givens, corners or turn are impossible")
-    return page
-
-
-def is_board(givens: str | None) -> bool:
-    """Return whether `givens` is 81 digits."""
-    return givens is not None and len(givens) == 81 and givens.isascii() and givens.isdigit()
-
-
-def load_boards(folder: Path | str, crop_margin: float) -> Cells:
-    """Cut the straightened boards in `folder`/boards into cells, labelled by `folder`/labels.csv.
-
-    Raises UserError if the labels or a board cannot be read.
-    """
-    labels_file = Path(folder) / "labels.csv"
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(labels_file))))
-    except csv.Error as error:
-        raise UserError(f"{labels_file} is not a table of boards and givens ({error}): correct it") from None
-    for row in rows:
-        if not row.get("board") or not is_board(row.get("givens")):
-            raise UserError(f"{labels_file}: {row} is not a board's name and 81 digits, 0 = blank: correct it")
-    if not rows:
-        raise UserError(f"{labels_file} lists no board: correct it, or omit --real")
-    pixels = []
-    for row in rows:
-        path = find_picture(Path(folder) / "boards" / row["board"])
-        board = load_photo(path)
-        if board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
-            raise UserError(f"{path} is not a square image of 252 or more pixels: straighten it, or remove its label")
-        pixels.append(cut_cells(board, crop_margin))
-    return label_boards(pixels, [row["givens"] for row in rows], [row["board"] for row in rows])
-
-
-def find_picture(board: Path) -> Path:
-    """Return the path of a board's picture, in any format. Raises UserError if there is none, or more than one."""
-    names = {board.name.lower(), *(board.name.lower() + ending for ending in PICTURES)}
-    there = list(os.scandir(board.parent)) if board.parent.is_dir() else []
-    found = sorted(Path(entry.path) for entry in there if entry.name.lower() in names and entry.is_file())
-    if len(found) != 1:
-        seen = " and ".join(path.name for path in found) or "missing"
-        raise UserError(f"{board}, a board of labels.csv, is {seen}: give it one picture (JPEG, PNG) or remove the row")
-    return found[0]
-
-
-def load_photo(path: Path | str) -> np.ndarray:
-    """Read an image as grey pixels, uint8 [H, W], turned by its EXIF orientation; transparency becomes white.
-
-    Raises UserError if OpenCV cannot decode it, OSError if the file cannot be read.
-    """
-    import cv2
-
-    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    try:
-        photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
-        if photo is not None and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
-            photo = lay_on_white(cv2.imdecode(content, cv2.IMREAD_UNCHANGED), photo)
-    except cv2.error as error:  # more pixels than OpenCV reads, above all
-        raise UserError(
-            f"{path} is too large or damaged for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
-        ) from None
-    if photo is None:
-        raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
-    return photo
-
-
-def lay_on_white(image: np.ndarray | None, grey: np.ndarray) -> np.ndarray:
-    """Return what is seen of a transparent `image` on white paper, uint8 [H, W], or `grey` if it is opaque."""
-    import cv2
-
-    if image is None or image.shape[2:] != (4,) or image.dtype.kind != "u":
-        return grey
-    colour = image.astype(np.float32) / np.iinfo(image.dtype).max
-    if (opacity := colour[..., 3]).min() == 1:
-        return grey
-    return np.rint(255 + opacity * 255 * (cv2.cvtColor(colour[..., :3], cv2.COLOR_BGR2GRAY) - 1)).astype(np.uint8)
-
-
-def label_boards(pixels: Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:
-    """Join boards of 81 cells each, uint8 [81, 28, 28], with their givens and names."""
-    labels = np.array([int(digit) for board in givens for digit in board], np.int64)
-    return Cells(np.concatenate(pixels), labels, np.repeat(names, 81), np.tile(np.arange(81), len(names)))
-
-
-def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
-    """Cut a straightened square board, uint8 [S, S], into its 81 cells row by row, uint8 [81, 28, 28].
-
-    `crop_margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is the value of the
-    tutorial's grid processor. Resizes by area, as that does.
-    """
-    import cv2
-
-    step = board.shape[0] // 9
-    inset = int(crop_margin * step)
-    starts = range(inset, 9 * step, step)
-    cells = [board[y : y + step - 2 * inset, x : x + step - 2 * inset] for y in starts for x in starts]
-    return np.stack([cv2.resize(cell, (CELL_SIZE, CELL_SIZE), interpolation=cv2.INTER_AREA) for cell in cells])
-
-
-def rectangle(left: float, top: float, width: float, height: float) -> np.ndarray:
-    """Return the corners of an upright rectangle, float32 [4, 2] (x, y): top left, then clockwise."""
-    right, bottom = left + width, top + height
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
-
-
-def rectify(page: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Straighten the grid at `corners`, float [4, 2] (x, y): top left, then clockwise; return uint8 [side, side]."""
-    import cv2
-
-    transform = cv2.getPerspectiveTransform(corners.astype(np.float32), rectangle(0, 0, side, side))
-    return cv2.warpPerspective(page, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)

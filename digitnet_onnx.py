@@ -6,17 +6,17 @@ Running needs only numpy and onnxruntime; checking the contract imports onnx; lo
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitnet_cli import UserError, available_cpus, first_line, remake, write_file  # before onnxruntime, see there
+from digitnet_cli import UserError, first_line, remake  # before onnxruntime, see there
 
 # isort: split
 import numpy as np
 import onnxruntime
 
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
+from digitnet_machine import available_cpus, write_file
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +40,7 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
     Raises UserError if the file is missing or ONNX Runtime cannot load it.
     """
     if not Path(path).is_file():
-        raise UserError(f"no ONNX file {path}: {remake_onnx(path)}")
+        raise UserError(f"no ONNX file {path}: {remake(path, 'export', FILE_NAME)}")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
@@ -50,16 +50,9 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class
         raise UserError(
-            f"{path} is not an ONNX file that ONNX Runtime can load: {remake_onnx(path)} ({first_line(error)})"
+            f"{path} is not an ONNX file that ONNX Runtime can load ({first_line(error)}): "
+            f"{remake(path, 'export', FILE_NAME)}"
         ) from None
-
-
-def remake_onnx(path: Path | str) -> str:
-    """Return the command that exports `path` anew, for a message."""
-    folder = Path(path).parent
-    weights = [file.name.removesuffix("_best.pth") for file in folder.glob("*_best.pth")]
-    options = f" --model {weights[0]} --export-only" if weights else ""
-    return remake(path, [FILE_NAME], "export", f"03_Training.py --out {shlex.quote(str(folder))}{options}")
 
 
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
@@ -107,13 +100,6 @@ def compare_signature(inputs: list[tuple], outputs: list[tuple]) -> list[str]:
     return failures
 
 
-def remake_weights(path: Path | str) -> str:
-    """Return the command that trains the weights at `path` anew, for a message."""
-    folder, model = shlex.quote(str(Path(path).parent)), Path(path).name.removesuffix("_best.pth")
-    names = [f"{network}_best.pth" for network in ("digitnet", "digitnetv2")]  # without torch
-    return remake(path, names, "train", f"03_Training.py --out {folder} --model {model} --train-only")
-
-
 def load_model(path: Path | str) -> torch.nn.Module:
     """Load a state_dict and return its network in eval mode; never run code from the file.
 
@@ -123,14 +109,14 @@ def load_model(path: Path | str) -> torch.nn.Module:
 
     from digitnet_model import NETWORKS
 
-    cure = remake_weights(path)
+    cure = remake(path, "train", *(f"{name}_best.pth" for name in NETWORKS))
     if not Path(path).is_file():
         raise UserError(f"no weights {path}: {cure}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {key: value.shape for key, value in state.items()}
     except Exception as error:  # pickle's, zip's and torch's errors have no common base class
-        raise UserError(f"{path} is not a readable state_dict: {cure} ({first_line(error)})") from None
+        raise UserError(f"{path} is not a readable state_dict ({first_line(error)}): {cure}") from None
     for network in NETWORKS.values():
         model = network()
         if shapes == {key: value.shape for key, value in model.state_dict().items()}:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The importable half of 04_Parity.py: PyTorch's answers to many inputs, and golden vectors for other machines.
+"""The importable half of 04_Parity.py: compare ONNX Runtime with PyTorch's answers, or with golden vectors.
 
 Golden vectors need only numpy and onnxruntime, so functions that run PyTorch or draw import their packages
 themselves. The golden file is a .npz of arrays, without code:
@@ -12,36 +12,39 @@ from __future__ import annotations
 
 import copy
 import json
-import shlex
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from digitnet_cli import UserError, available_cpus, first_line, remake, sha256, write_file
-from digitnet_data import (
-    BOARD_SIDE,
-    CELL_SIZE,
-    CROP_MARGINS,
-    NUM_CLASSES,
-    Cells,
-    cut_cells,
-    label_boards,
-    normalize,
-    rectify,
+from digitnet_cli import UserError, first_line, remake
+from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, normalize
+from digitnet_machine import available_cpus, sha256
+from digitnet_onnx import (
+    MAX_BATCH,
+    MAX_THREADS,
+    contract_failures,
+    open_session,
+    run_logits,
+    signature_failures,
+    softmax,
 )
-from digitnet_onnx import MAX_BATCH, MAX_THREADS, run_logits, signature_failures
+from digitnet_scores import score
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from collections.abc import Callable
+
     import torch
+    from onnxruntime import InferenceSession
 
 BATCHES = (1, 2, 3, 81, 119, 512)  # cells per run; 81 is a board, 119 an odd number with odd remainders
-SEED = 0  # of the noise
-GOLDEN_CELLS_PER_CLASS = 20  # from each set of cells, which keeps the golden file far below 1 MB
+NOISE_SEED = 0
 FLOAT64_BATCH = 64  # cells; twice as fast as in large batches
 NEWSPAPER_BOARDS = 24  # drawn in 4 s; they add what data/val lacks: texture, blur, other fonts
+# oneDNN's two names for a mode in which PyTorch computes float32 in bfloat16, which breaks parity by design.
+FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
 class Limits(NamedTuple):
@@ -84,7 +87,9 @@ def compute_reference(
     import torch
 
     def run(network: torch.nn.Module, dtype: torch.dtype, batch: int) -> np.ndarray:
-        logits = torch.empty(len(inputs), NUM_CLASSES, dtype=dtype)  # small results between large ones would pin memory
+        logits = torch.empty(
+            len(inputs), NUM_CLASSES, dtype=dtype
+        )  # small results between large buffers fragment the heap
 
         def answer(part: torch.Tensor, result: torch.Tensor) -> None:
             with torch.inference_mode():
@@ -101,7 +106,7 @@ def compute_reference(
 
 def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Reference]:
     """Compute the answers of `model` to noise in every batch size, to edge inputs and to the `sets` of cells."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(NOISE_SEED)
     noise = {n: rng.standard_normal((n, 1, CELL_SIZE, CELL_SIZE), np.float32) for n in BATCHES}
     return [
         *(compute_reference(model, f"random batch of {n}", inputs, n) for n, inputs in noise.items()),
@@ -115,6 +120,7 @@ def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Refe
 
 def newspaper_cells() -> dict[str, Cells]:
     """Draw photos of newspapers in fonts that training never sees; return their cells by crop margin."""
+    from digitnet_boards import BOARD_SIDE, CROP_MARGINS, cut_cells, label_boards, rectify
     from pages.camera import draw_photos
 
     puzzles, photos = zip(*draw_photos(NEWSPAPER_BOARDS), strict=True)
@@ -141,52 +147,114 @@ def edge_inputs() -> np.ndarray:
             cell = np.full((CELL_SIZE, CELL_SIZE), paper)
             cell[tuple((CELL_SIZE - 1) * i // 2 for i in at)] = -paper
             dots.append(cell)
-    noise = np.random.default_rng(SEED).uniform(-1, 1, (8, CELL_SIZE, CELL_SIZE))
+    noise = np.random.default_rng(NOISE_SEED).uniform(-1, 1, (8, CELL_SIZE, CELL_SIZE))
     return np.stack([*flat, *stripes, *dots, *noise])[:, None].astype(np.float32)
 
 
-def exported_weights(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Return the arrays that the exported file must hold, by name."""
-    from digitnet_model import fold_batchnorm
-
-    return {name: value.numpy() for name, value in fold_batchnorm(model).state_dict().items()}
+def fast_math() -> dict[str, str]:
+    """Return the variables of FAST_MATH that are set, with their values."""
+    return {name: os.environ[name] for name in FAST_MATH if name in os.environ}
 
 
-def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:
-    """Choose golden vectors: inputs, float32 [N, 1, 28, 28], and PyTorch's logits, float32 [N, 10].
+def count_changes(reference: Reference, logits: np.ndarray, rounding: float) -> dict:
+    """Count argmax changes and threshold crossings between PyTorch and `logits`, ignoring ties within `rounding`.
 
-    Takes some cells of every class from each set, and little noise, because noise does not compress.
+    `rounding` is the largest difference of two logits: any two float32 programs may break such ties differently.
     """
-    inputs, logits = [], []
+    second, best = np.sort(reference.float64_logits, axis=1)[:, -2:].T
+    sure = best - second > 2 * rounding
+    confident = np.abs(softmax(reference.float64_logits).max(1) - CONFIDENCE_THRESHOLD) > rounding
+    classes = [side.argmax(1) for side in (reference.logits, logits)]
+    blanks = [softmax(side).max(1) < CONFIDENCE_THRESHOLD for side in (reference.logits, logits)]
+    return {
+        "smallest_margin": float((best - second).min()),
+        "different_class": int((np.not_equal(*classes) & sure).sum()),
+        "different_blank": int((np.not_equal(*blanks) & confident).sum()),
+    }
+
+
+def attribute(errors: dict[str, dict], result: dict, limits: Limits) -> list[str]:
+    """Return a line for each stage whose logits exceed the limits; `errors` are the stages' differences to float64."""
+    failures = []
+    exceeded = {stage: limits.failures(error) for stage, error in errors.items()}
+    if exceeded["PyTorch"]:
+        modes = [f"{name}={value}" for name, value in fast_math().items()]
+        cause = f"{' and '.join(modes)} is set: unset it" if modes else f"none of {', '.join(FAST_MATH)} is set"
+        failures.append(f"PyTorch's own float32 differs from float64: {exceeded['PyTorch']} ({cause})")
+    if exceeded["exported graph"]:
+        failures.append(f"the exported graph differs from float64 PyTorch: {exceeded['exported graph']}")
+    elif exceeded["optimized"]:
+        failures.append(
+            f"the result of ONNX Runtime's graph optimizer differs from float64 PyTorch: {exceeded['optimized']}"
+        )
+    if not failures and (total := limits.failures(result)):
+        failures.append(f"rounding in PyTorch and ONNX Runtime adds up: {total}")
+    return failures
+
+
+def compare(
+    reference: Reference, unoptimized: InferenceSession, optimized: InferenceSession, limits: Limits
+) -> tuple[list[str], dict]:
+    """Compare ONNX Runtime, without and with its optimizer, with PyTorch; return failures and measurements."""
+    try:
+        graph_logits = run_logits(unoptimized, reference.inputs, reference.batch)
+        logits = run_logits(optimized, reference.inputs, reference.batch)
+        result: dict = {"cells": len(reference.inputs), **logit_difference(reference.logits, logits)}
+        errors = {
+            "PyTorch": logit_difference(reference.float64_logits, reference.logits),
+            "exported graph": logit_difference(reference.float64_logits, graph_logits),
+            "optimized": logit_difference(reference.float64_logits, logits),
+        }
+    except Exception as error:  # onnxruntime's errors have no common base class
+        return [f"{reference.name}: {first_line(error)}"], {}
+
+    failures = attribute(errors, result, limits)
+    if reference.cells:
+        result |= count_changes(reference, logits, result["max_abs"])
+        if result["different_class"]:
+            failures.append(f"{result['different_class']} of {len(logits):,} get another class")
+        if result["different_blank"]:
+            failures.append(f"{result['different_blank']} of {len(logits):,} change sides of {CONFIDENCE_THRESHOLD}")
+        for side, answers in (("pytorch", reference.logits), ("onnx", logits)):
+            result[side] = score(reference.cells, answers.argmax(1))
+    result["max_error_to_float64"] = {stage: error["max_abs"] for stage, error in errors.items()}
+    return [f"{reference.name}: {failure}" for failure in failures], result
+
+
+def check(
+    onnx_file: Path, weights: dict, references: list[Reference], limits: Limits, log: Callable[[str], None] = print
+) -> tuple[list[str], dict[str, dict]]:
+    """Check contract and answers; return every failure, and the measurements by set. `log` gets the table's lines.
+
+    Raises UserError, with every failure found so far, if ONNX Runtime cannot load the file.
+    """
+    failures = contract_failures(onnx_file, weights) if onnx_file.is_file() else []
+    try:
+        unoptimized, optimized = open_session(onnx_file, optimize=False), open_session(onnx_file)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *failures])) from None
+    count = sum(value.size for value in weights.values())
+    log(f"contract and {count:,} weights: {'broken' if failures else 'kept'}")
+    log(f"{'':21} {'':7} PyTorch - ONNX Runtime  other  smallest  largest error to float64 of")
+    log(f"{'inputs':21} {'cells':>7}    MAE   largest    class    margin  PyTorch   graph   optimized")
+    measured = {}
     for reference in references:
-        if reference.cells or len(reference.inputs) < 50:
-            chosen = np.arange(len(reference.inputs))
-            if reference.cells:
-                chosen = some_of_every_class(reference.cells.labels, GOLDEN_CELLS_PER_CLASS)
-            inputs.append(reference.inputs[chosen])
-            logits.append(reference.logits[chosen])
-    return np.concatenate(inputs), np.concatenate(logits)
-
-
-def some_of_every_class(labels: np.ndarray, number: int) -> np.ndarray:
-    """Return the indices of up to `number` cells of every class, evenly spread over the set."""
-    classes = [np.flatnonzero(labels == label) for label in range(NUM_CLASSES)]
-    return np.concatenate([of[np.linspace(0, len(of) - 1, min(number, len(of)), dtype=int)] for of in classes])
-
-
-def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: Path, versions: dict) -> None:
-    """Write the golden vectors for `onnx_file`, whole or not at all."""
-    made_from, made_with = np.array(sha256(onnx_file)), np.array(json.dumps(versions))
-    write_file(
-        path,
-        lambda name: np.savez_compressed(name, inputs=inputs, logits=logits, onnx_sha256=made_from, versions=made_with),
-    )
+        found, result = compare(reference, unoptimized, optimized, limits)
+        failures += found
+        if result:
+            measured[reference.name] = result
+            margin = f"{result['smallest_margin']:.1e}" if reference.cells else "-"
+            errors = "  ".join(f"{error:.1e}" for error in result["max_error_to_float64"].values())
+            log(
+                f"{reference.name:21} {result['cells']:7,}  {result['mae']:.1e}  {result['max_abs']:.1e} "
+                f"{result.get('different_class', '-'):>7} {margin:>9}  {errors}"
+            )
+    return failures, measured
 
 
 def read_golden(path: Path) -> dict[str, np.ndarray]:
     """Read a golden file's arrays; never run code from it. Raises UserError if it is missing or damaged."""
-    again = f"04_Parity.py --write-golden {shlex.quote(str(path))}"
-    cure = remake(path, ["golden.npz"], "golden", again)
+    cure = remake(path, "golden", "golden.npz")
     if not path.is_file():
         raise UserError(f"no golden vectors {path}: on a machine with PyTorch, {cure}")
     try:
@@ -199,12 +267,12 @@ def read_golden(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{name} are not float32 {list(shape)}, all finite")
         json.loads(str(golden["versions"]))
     except Exception as error:  # zip's, zlib's and numpy's errors have no common base class
-        raise UserError(f"{path} holds no golden vectors: copy it again; or {cure} ({first_line(error)})") from None
+        raise UserError(f"{path} holds no golden vectors ({first_line(error)}): copy it again, or {cure}") from None
     return golden
 
 
 def check_golden(
-    path: Path, onnx_file: Path, sessions: dict[str, onnxruntime.InferenceSession], limits: Limits
+    path: Path, onnx_file: Path, sessions: dict[str, InferenceSession], limits: Limits
 ) -> tuple[list[str], dict]:
     """Compare each session's logits with the golden ones, in each batch size of BATCHES.
 

@@ -1,29 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The importable half of 05_Evaluate.py: draw its PNGs, readable in black and white, without a screen.
+"""The importable half of 05_Evaluate.py: count its photos, and draw its PNGs, readable in black and white.
 
-Each function takes figures or cells and a path, and writes the file whole or not at all.
+A function that draws takes figures or cells and a path, and writes the file whole or not at all.
 """
 
 import math
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from digitnet_cli import write_file
-from digitnet_data import (
-    BLANK,
-    CELL_SIZE,
-    CONFIDENCE_THRESHOLD,
-    NUM_CLASSES,
-    load_photo,
-    read_cell,
-    rectangle,
-    visible,
-)
-from digitnet_scores import PhotoReading, Reading
+from digitnet_boards import Page, load_photo, rectangle
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, read_cell, visible
+from digitnet_machine import write_file
+from digitnet_scores import Predictions
+from reading.board import Reading
 
 CACHE = tempfile.TemporaryDirectory()  # else matplotlib writes its font cache into HOME
 os.environ["MPLCONFIGDIR"] = CACHE.name
@@ -37,6 +31,98 @@ LABEL = 13  # pixels of a sheet for three lines of text below a cell
 COLUMNS, ROWS = 16, 12  # cells of a sheet, at most
 PHOTO_COLUMNS, PHOTO_ROWS = 5, 6  # photos of a sheet, at most
 THUMBNAIL = 400  # pixels of a photo's longest side on a sheet
+
+MAX_FAILURES = 12  # photos named in print; evaluation.json names all
+NEAR = 0.5  # of a cell: corners are right if none is farther from the true ones
+
+
+class PhotoReading(NamedTuple):
+    """A whole photo with its reading and the seconds that it took."""
+
+    photo: Page
+    reading: Reading
+    seconds: float
+
+    @property
+    def corner_error(self) -> float | None:
+        """Distance of the worst corner from the true one, in cells, at the best turn; None if no board was found."""
+        if self.reading.corners is None:
+            return None
+        true, found = self.photo.corners, self.reading.corners
+        cell = np.linalg.norm(true - np.roll(true, 1, axis=0), axis=1).mean() / 9
+        return min(float(np.linalg.norm(np.roll(found, k, axis=0) - true, axis=1).max() / cell) for k in range(4))
+
+    @property
+    def misread(self) -> list[int]:
+        """The misread cells; all 81 if no board was found."""
+        digits = self.reading.digits
+        return [i for i, digit in enumerate(self.photo.givens) if digits is None or int(digit) != digits[i]]
+
+    @property
+    def cause(self) -> str:
+        """The cause of an error, "" if all digits are right."""
+        if not self.misread:
+            return ""
+        if self.corner_error is None:
+            return "not found"
+        if self.corner_error > NEAR:
+            return "wrong corners"
+        turned = (self.reading.turn - self.photo.turn) % 360
+        return f"turned by {turned}°" if turned else f"misread cells: {len(self.misread)}"
+
+
+def count_photos(readings: list[PhotoReading]) -> dict[str, float]:
+    """Count photos by outcome; `seconds` is the median."""
+    verified = [reading for reading in readings if reading.reading.verdict == "verified"]
+    corner_errors = [reading.corner_error for reading in readings if reading.corner_error is not None]
+    return {
+        "photos": len(readings),
+        "answered": len(corner_errors),
+        "corners": sum(error <= NEAR for error in corner_errors),
+        "right": sum(not reading.cause for reading in readings),
+        "verified": len(verified),
+        "verified_wrong": sum(bool(reading.cause) for reading in verified),
+        "seconds": float(np.median([reading.seconds for reading in readings])),
+    }
+
+
+def describe_photos(readings: list[PhotoReading]) -> dict:
+    """Return the entry of whole photos in evaluation.json."""
+    kinds: dict[str, list[PhotoReading]] = {}
+    for reading in readings:
+        kinds.setdefault(reading.photo.kind.partition(";")[0], []).append(reading)
+    return {
+        "all": count_photos(readings),
+        "by_kind": {kind: count_photos(of) for kind, of in kinds.items()},
+        "each": [
+            {
+                "photo": reading.photo.file,
+                "kind": reading.photo.kind,
+                "verdict": reading.reading.verdict,
+                "cause": reading.cause,
+                "misread": reading.misread if reading.reading.digits is not None else None,
+                "corner_error": reading.corner_error,
+                "seconds": reading.seconds,
+            }
+            for reading in readings
+        ],
+    }
+
+
+def table_of_photos(report: dict) -> str:
+    """Return a table of the photos by kind and outcome, and the causes of the first errors."""
+    heads = ("photos", "found", "corners", "right", "verified", "but wrong")
+    lines = [f"{'Real photos':22}{''.join(f'{head:>10}' for head in heads)}{'seconds':>10}"]
+    for kind, counts in {**report["by_kind"], "all": report["all"]}.items():
+        *numbers, seconds = counts.values()
+        lines.append(f"{kind:22}{''.join(f'{number:10,}' for number in numbers)}{seconds:10.2f}")
+    failures = [entry for entry in report["each"] if entry["cause"]]
+    for entry in failures:
+        outcome = "; ".join(dict.fromkeys((entry["cause"], entry["verdict"])))  # "not found" once
+        lines.append(f"  {entry['photo']} ({entry['kind']}): {outcome}")
+    if len(failures) > MAX_FAILURES:
+        lines[MAX_FAILURES - len(failures) :] = [f"  and {len(failures) - MAX_FAILURES} more, see evaluation.json"]
+    return "\n".join(lines)
 
 
 def save(figure: Figure, path: Path | str) -> None:
@@ -92,9 +178,9 @@ def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | s
     save(figure, path)
 
 
-def misread_cells(reading: Reading, name: str, path: Path | str) -> None:
+def misread_cells(predictions: Predictions, name: str, path: Path | str) -> None:
     """Draw a sheet of the cells that are misread or lost to the threshold, the most confident first."""
-    cells, guesses, probabilities = reading
+    cells, guesses, probabilities = predictions
     low = probabilities < CONFIDENCE_THRESHOLD
     wrong = np.flatnonzero((guesses != cells.labels) | low & (cells.labels != BLANK))
     shown = wrong[np.argsort(-probabilities[wrong], kind="stable")][: COLUMNS * ROWS]

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from digitnet_cli import ROOT, UserError, first_line, sha256, write_file
+from digitnet_cli import ROOT, UserError, first_line
 from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
+from digitnet_machine import sha256, write_file
 from digitnet_model import DigitNet, DigitNetV2
 from digitnet_scores import score
 

@@ -25,7 +25,9 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from digitnet_cli import argument_parser, describe_run, non_negative_int, run_script, start_script, write_json
+from digitnet_cli import argument_parser, run_script, seed
+from digitnet_machine import write_json
+from digitnet_scores import describe_run
 
 PARTS = ("chapter", "seeds", "scripts", "inference", "photo", "processes")
 TRAINING = {"chapter", "seeds", "scripts", "processes"}  # parts that take the tutorial's own cells
@@ -40,12 +42,11 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
     add("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
     add("--quick", action="store_true", help=f"shorter and rougher, in under a minute: {', '.join(QUICK)}")
-    add("--chapter-epochs", type=non_negative_int, default=0, metavar="N", help="also run N of the tutorial's epochs")
+    add("--chapter-epochs", type=seed, default=0, metavar="N", help="also run N of the tutorial's epochs")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    start_script()
     ARGS = parse_args()
 
 from inference import bench_inference

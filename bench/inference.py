@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from measure import median_time, plural, run_measured, table
 
-from digitnet_cli import available_cpus
+from digitnet_machine import available_cpus
 from digitnet_model import NETWORKS
 from digitnet_onnx import open_session
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from measure import ROOT, median_time, run_measured, table
 
-from digitnet_data import load_photo
+from digitnet_boards import load_photo
 from digitnet_onnx import open_session
 from pages.camera import draw_photos
 from pages.newspaper import text_bank

@@ -12,7 +12,7 @@ import torch
 from chapter import Chapter
 from measure import CHAPTER_EPOCHS, TARGET, in_epochs, plural, run_measured, table, train_measured
 
-from digitnet_cli import available_cpus
+from digitnet_machine import available_cpus
 
 
 def bench_chapter(args: argparse.Namespace) -> dict:

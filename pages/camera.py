@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 import pages
-from digitnet_data import BOARD_SIDE, CROP_MARGINS, cut_cells, rectangle, rectify
+from digitnet_boards import BOARD_SIDE, CROP_MARGINS, cut_cells, rectangle, rectify
 from pages import effects
 from pages.fonts import Font, draw_glyphs, load_fonts, load_hands, pick_file
 from pages.newspaper import BOARD, STEP, age_paper, chance, draw_board, edge_or_fold, noise_bank, part

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from digitnet_data import rectangle
+from digitnet_boards import rectangle
 from pages.fonts import load_fonts, open_font
 
 STEP = 54  # a cell's side on the drawn page, pixels
@@ -218,14 +218,14 @@ def age_paper(page: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             box = ((x, y), (2 * axes[0], 2 * axes[1]), rng.uniform(0, 180))
             cv2.ellipse(page, box, value, -1, cv2.LINE_AA)
     if chance(rng, 0.15):
-        page *= stains(rng)
+        page *= paper_stains(rng)
     if chance(rng, 0.3):
         for _ in range(rng.integers(1, 4)):
             page *= edge_or_fold(PAGE, rng, widths=(1, 14), strength=0.25)
     return page
 
 
-def stains(rng: np.random.Generator) -> np.ndarray:
+def paper_stains(rng: np.random.Generator) -> np.ndarray:
     """Draw dirt and worn ink as soft, oblong smudges of about one direction; a factor, float32 [PAGE, PAGE]."""
     layer = np.ones((PAGE, PAGE), np.float32)
     lean = rng.uniform(0, 180)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from digitnet_boards import read_text
 from digitnet_cli import UserError
-from digitnet_data import read_text
 
 # Of a search; a step takes some 30 microseconds, a hard puzzle some 10,000 steps.
 MOST_STEPS = 100_000

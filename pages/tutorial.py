@@ -9,13 +9,13 @@ import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from digitnet_data import rectangle
+from digitnet_boards import rectangle
 from pages.fonts import family, font_files
 
 # Pixels, unless said otherwise.
 PAGE_WIDTH, PAGE_HEIGHT = 800, 1200
 PAGE_MARGIN = 60
-STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
+PAGE_STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
 THIN, THICK, STROKE = 1, 3, 2  # inner lines, box lines, the digits' pen
 # The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: each
 # is on half of the pages. Size, weight, middle and baseline (in the cell) match what OpenCV 5.0.0 draws.
@@ -32,32 +32,35 @@ def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
     `face` is one of FACES, the digits of putText in OpenCV 4 and OpenCV 5.
     """
     page = np.full((PAGE_HEIGHT, PAGE_WIDTH), 255, np.uint8)
-    side = 9 * STEP
+    side = 9 * PAGE_STEP
     left, top = (PAGE_WIDTH - side) // 2, (PAGE_HEIGHT - side) // 2
     for line in range(10):
-        at, width = line * STEP, THIN if line % 3 else THICK
+        at, width = line * PAGE_STEP, THIN if line % 3 else THICK
         cv2.line(page, (left + at, top), (left + at, top + side), 0, width)
         cv2.line(page, (left, top + at), (left + side, top + at), 0, width)
     print_digit = print_rubik if face == "Rubik" else print_hershey
     for cell, digit in enumerate(puzzle):
         if digit != "0":
-            print_digit(page, digit, left + cell % 9 * STEP, top + cell // 9 * STEP)
+            print_digit(page, digit, left + cell % 9 * PAGE_STEP, top + cell // 9 * PAGE_STEP)
     return page, rectangle(left, top, side, side)
 
 
 def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
     """Print a digit as the tutorial does with OpenCV 4; `left`, `top` is the corner of its cell in pixels."""
-    face, scale = cv2.FONT_HERSHEY_SIMPLEX, STEP / 60
+    face, scale = cv2.FONT_HERSHEY_SIMPLEX, PAGE_STEP / 60
     (width, height), _ = cv2.getTextSize(digit, face, scale, STROKE)
-    x, y = left + (STEP - width) // 2, top + (STEP + height) // 2 - height // 4  # a little high, as in the tutorial
+    x, y = (
+        left + (PAGE_STEP - width) // 2,
+        top + (PAGE_STEP + height) // 2 - height // 4,
+    )  # a little high, as in the tutorial
     cv2.putText(page, digit, (x, y), face, scale, 0, STROKE, cv2.LINE_AA)
 
 
 def print_rubik(page: np.ndarray, digit: str, left: int, top: int) -> None:
     """Print a digit as OpenCV 5 does, with any version of OpenCV."""
-    cell = Image.fromarray(page[top : top + STEP, left : left + STEP])
+    cell = Image.fromarray(page[top : top + PAGE_STEP, left : left + PAGE_STEP])
     ImageDraw.Draw(cell).text((RUBIK_MIDDLE, RUBIK_BASELINE), digit, font=rubik(), anchor="ms", fill=0)
-    page[top : top + STEP, left : left + STEP] = cell
+    page[top : top + PAGE_STEP, left : left + PAGE_STEP] = cell
 
 
 @cache
@@ -75,7 +78,7 @@ def rubik() -> ImageFont.FreeTypeFont:
     return font
 
 
-def photograph(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def view_page(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Photograph a page with the tutorial's mild camera: moved corners give perspective; half of the views are blurred.
 
     Returns the view, uint8 [1200, 800], and the grid's true corners in it, float32 [4, 2].

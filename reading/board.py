@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from digitnet_data import BLANK, rectangle
+from digitnet_boards import rectangle
+from digitnet_data import BLANK
 from digitnet_onnx import check_signature
 from reading import grid
 from reading.cells import crop_margins, ink_doubts, possible_readings, raise_contrast, read_upright

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, cut_cells, normalize
+from digitnet_boards import cut_cells
+from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, normalize
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
 from reading.ink import Ink

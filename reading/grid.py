@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from digitnet_data import rectangle
+from digitnet_boards import rectangle
 
 BORDER = 1  # cells around the board that are examined with it
 LEAST_CONTRAST = 2.0  # grey levels between a line and its paper, without noise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from digitnet_data import rectangle
+from digitnet_boards import rectangle
 from reading.grid import Board, fit_bend, is_convex, noise_of, sort_corners
 
 if TYPE_CHECKING:

@@ -52,7 +52,6 @@ def png(depth_and_colour, data, *chunks):
 
 
 PALETTE = png(b"\x08\x03", (b"\0" + b"\1" * 28) * 28, (b"PLTE", bytes([255, 0, 0, 0, 0, 255])))
-ANIMATED = png(b"\x08\x00", (b"\0" + b"\1" * 28) * 28, (b"acTL", struct.pack(">II", 2, 0)))
 
 
 def replace_by(path, make):
@@ -150,7 +149,6 @@ CASES = {
     "image with alpha": (cell(28, 28, 4), TRAIN, 1, f"{CELL} is 28x28x4 uint8"),
     "16-bit image": (cell(28, 28, kind=np.uint16), TRAIN, 1, f"{CELL} is 28x28 uint16"),
     "palette image": (write(CELL, PALETTE), TRAIN, 1, f"{CELL} is 28x28x3 uint8"),
-    "animated image": (write(CELL, ANIMATED), TRAIN, 1, f"{CELL} is animated"),
     "image a link to itself": (
         replace_by(CELL, link_to(None)), TRAIN, 1, f"{CELL} cannot be read (Too many levels of symbolic links)"),
     "image a link to nothing": (

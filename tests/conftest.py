@@ -104,7 +104,7 @@ def make(folder: Path, *arguments: str) -> Result:
 
 def draw_boards(folder: Path, number: int) -> None:
     """Draw boards in photos of newspapers, whole and straightened, with labels and corners: they replace real ones."""
-    from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, rectify
+    from digitnet_boards import BOARD_SIDE, CORNER_COLUMNS, rectify
     from pages.camera import draw_photos
 
     labels, photos = ["board,givens"], [",".join(["photo", "givens", *CORNER_COLUMNS, "turn", "kind"])]

@@ -7,7 +7,7 @@ import sys
 
 from conftest import ROOT, run, script
 
-from digitnet_cli import available_cpus
+from digitnet_machine import available_cpus
 
 sys.path.insert(0, str(ROOT / "bench"))
 measure, bench = (importlib.import_module(name) for name in ("measure", "bench"))

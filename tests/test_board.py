@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, script
 
-from digitnet_data import load_photo, rectangle
+from digitnet_boards import load_photo, rectangle
 from pages.fonts import draw_glyphs, load_fonts, pick_file
 from pages.newspaper import draw_board, text_bank
 from pages.puzzles import SearchLimitError, draw_puzzle, solutions

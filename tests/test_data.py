@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from digitnet_boards import cut_cells, label_boards, rectify
 from digitnet_cli import UserError
-from digitnet_data import Cells, cut_cells, duplicate_pages, label_boards, load_cells, normalize, parse_name, rectify
+from digitnet_data import Cells, duplicate_pages, load_cells, normalize, parse_name
 from digitnet_scores import score
 from digitnet_training import augment, draw_augmentation
 

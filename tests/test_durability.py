@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from digitnet_cli import write_file
+from digitnet_machine import write_file
 
 
 def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch):
@@ -33,12 +33,12 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(tm
 def test_cells_are_on_the_disk_before_the_folder_counts_as_whole(tmp_path, monkeypatch):
     prepare = importlib.import_module("02_PrepareData")
     steps = []
-    for name in ("sync", "write_json"):
-        monkeypatch.setattr(prepare, name, lambda *_, name=name, **disk: steps.append("whole disk" if disk else name))
+    for name in ("os.sync", "sync", "write_json"):
+        monkeypatch.setattr(f"02_PrepareData.{name}", lambda *_, name=name: steps.append(name))
     for part in (*prepare.SPLITS, "grids"):
         (tmp_path / "new" / part).mkdir(parents=True)
     prepare.swap_in(tmp_path / "new", tmp_path / "old", tmp_path, {})
-    assert steps == ["whole disk", "sync", "sync", "write_json"]
+    assert steps == ["os.sync", "sync", "sync", "write_json"]
 
 
 def test_a_disk_that_cannot_hold_a_file_is_reported(tmp_path, monkeypatch):

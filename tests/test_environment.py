@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, run_with, slow
 
-from digitnet_cli import container_cpus
+from digitnet_machine import container_cpus
 
 
 def test_no_script_leaves_a_file_in_home(built, tmp_path):
@@ -41,7 +41,7 @@ NOBODY = [
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_surroundings_do_not_stop_a_script(name):
-    code = "import digitnet_cli, getpass, os; digitnet_cli.start_script(); print('\u2705', getpass.getuser())"
+    code = "import digitnet_cli, getpass, os; print('\u2705', getpass.getuser())"
     command = [*(NOBODY if os.getuid() == 0 and name != "ASCII streams" else []), sys.executable, "-c", code]
     done = run_with(*command, PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(ROOT), **SURROUNDINGS[name])
     assert done.returncode == 0 and not done.stderr, done.stderr
@@ -114,9 +114,7 @@ def test_closed_streams_do_not_stop_a_script(tmp_path):
 
 
 def test_a_reader_that_left_ends_a_script_quietly(tmp_path):
-    code = (
-        "import digitnet_cli as c; c.start_script(); c.run_script(lambda _: [print('x' * 999) for i in range(999)], 0)"
-    )
+    code = "import digitnet_cli as c; c.run_script(lambda _: [print('x' * 999) for i in range(999)], 0)"
     command = f'"{sys.executable}" -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'
     done = run_with("bash", "-c", command, PYTHONPATH=str(ROOT))
     assert done.returncode == 141 and done.stderr == b""

@@ -2,9 +2,9 @@
 """The real boards, and 05_Evaluate.py's report on an ONNX file."""
 
 import argparse
+import importlib
 import json
 import re
-import runpy
 import shutil
 
 import cv2
@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, draw_boards, make, run, script
 
+from digitnet_boards import Page, load_boards, rectangle
 from digitnet_cli import UserError
-from digitnet_data import REAL_BOARDS, Cells, Page, load_boards, load_cells, rectangle
-from digitnet_scores import PhotoReading, Reading, describe, describe_photos, table_of_photos
-from reading.board import Reading as Found
+from digitnet_data import REAL_BOARDS, Cells, load_cells
+from digitnet_pictures import PhotoReading, describe_photos, table_of_photos
+from digitnet_scores import Predictions, describe_predictions
+from reading.board import Reading
 
-EVALUATE = runpy.run_path(str(ROOT / "05_Evaluate.py"))
+evaluate = importlib.import_module("05_Evaluate")
 SQUARE = rectangle(100, 100, 90, 90)
 GIVENS = "1" + 80 * "0"
 CUTS = ["real boards, 0% cut", "real boards, 6% cut", "real boards, 12% cut"]
@@ -67,15 +69,15 @@ def test_damaged_real_boards_and_photos_are_named_in_one_line(built, tmp_path, c
     (real / path).write_bytes(content)
     args = argparse.Namespace(real=real, onnx=built.out / "sudoku_digitnet.onnx")
     with pytest.raises(UserError, match=words):
-        EVALUATE["read_whole_photos"](args) if path.startswith("photos") else load_boards(real, 0)
+        evaluate.read_whole_photos(args) if path.startswith("photos") else load_boards(real, 0)
     assert "WARN" not in capfd.readouterr().err  # OpenCV's own lines
 
 
 def found(turn=0, corners=SQUARE, digits=GIVENS, verdict="verified"):
     """Return a reading as reading.board does."""
     if corners is None:
-        return Found("not found", [])
-    return Found(verdict, [], None, np.array(corners, np.float32), turn, False, np.array([*map(int, digits)]))
+        return Reading("not found", [])
+    return Reading(verdict, [], None, np.array(corners, np.float32), turn, False, np.array([*map(int, digits)]))
 
 
 def moved(x, y):
@@ -116,10 +118,10 @@ def test_photos_are_counted_by_what_became_of_them():
     assert len(many) == 4 + 12 + 1 and many[-1] == "  and 3 more, see evaluation.json"
 
 
-def reading(labels, guesses, probabilities):
+def predictions(labels, guesses, probabilities):
     place = np.arange(len(labels))
     cells = Cells(np.zeros((len(labels), 28, 28), np.uint8), np.array(labels), (place // 81).astype(str), place % 81)
-    return Reading(cells, np.array(guesses), np.array(probabilities, np.float32))
+    return Predictions(cells, np.array(guesses), np.array(probabilities, np.float32))
 
 
 def test_cells_below_the_threshold_count_as_blank():
@@ -128,7 +130,7 @@ def test_cells_below_the_threshold_count_as_blank():
         [(5, 5, 0.99), (5, 5, 0.6), (0, 7, 0.6), (0, 7, 0.7), (3, 8, 0.97), (3, 8, 0.3), (3, 8, 1.0)]
     ):
         labels[cell], guesses[cell], probabilities[cell] = truth, guess, probability
-    entry = describe(reading(labels, guesses, probabilities))
+    entry = describe_predictions(predictions(labels, guesses, probabilities))
     rule, plain = entry["thresholded"], entry["best_class"]
     assert (plain["wrong_digits"], plain["wrong_blanks"], plain["wrong_cells"], plain["wrong_boards"]) == (3, 2, 5, 1)
     assert (rule["wrong_digits"], rule["wrong_blanks"], rule["wrong_cells"], rule["wrong_boards"]) == (4, 1, 5, 1)
@@ -204,7 +206,7 @@ def test_required_accuracy_is_compared_kind_by_kind(capsys):
     counts = {"cells": 1000, "wrong_cells": 1, "digits": 400, "wrong_digits": 1, "boards": 100, "wrong_boards": 6}
     report = {"real boards": {"thresholded": counts}}
     photos = {"all": {"photos": 50, "right": 45, "verified_wrong": 0}}
-    check = EVALUATE["check_accuracy"]
+    check = evaluate.check_accuracy
     check(report, photos, [99.9, 99.7, 94, 90])
     assert "94.00 % of the boards, 90.00 % of the photos are right" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"badly: 94.00 % of the boards are right, not 95 %: train again"):

@@ -6,7 +6,7 @@ the contract, every few bytes of the file. Those that parity accepts must be exa
 reason.
 """
 
-import runpy
+from importlib import import_module
 from pathlib import Path
 
 import onnx
@@ -19,7 +19,7 @@ from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells
 from digitnet_model import NETWORKS, fold_batchnorm
 from digitnet_onnx import load_model
-from digitnet_parity import Limits, exported_weights, make_references
+from digitnet_parity import Limits, check, make_references
 
 PRETRAINED = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
 EQUIVALENT = {
@@ -38,8 +38,7 @@ class Subject:
 
     def __init__(self, network: torch.nn.Module, onnx_file: Path, data: Path, mutant: Path) -> None:
         self.original, self.mutant = onnx_file.read_bytes(), mutant
-        self.check = runpy.run_path(str(ROOT / "04_Parity.py"))["check"]
-        self.weights = exported_weights(network)
+        self.weights = import_module("04_Parity").exported_weights(network)
         cells = load_cells(data / "val")
         cells = Cells(*(part[:: len(cells.labels) // 250] for part in cells))
         references = make_references(network, {"validation cells": cells})
@@ -51,7 +50,7 @@ class Subject:
         """Return the failures of parity for a file with this content."""
         self.mutant.write_bytes(content)
         try:
-            failures, _ = self.check(self.mutant, self.weights, self.references, Limits(1e-4, 1e-3), lambda line: None)
+            failures, _ = check(self.mutant, self.weights, self.references, Limits(1e-4, 1e-3), lambda line: None)
         except UserError as error:
             return [str(error)]
         assert all(len(failure.splitlines()) == 1 for failure in failures)

@@ -3,19 +3,18 @@
 
 import hashlib
 import json
-import runpy
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, Result, call
+from conftest import Result, call
 from mutants import replace, weight
 from onnx import numpy_helper
 
 from digitnet_data import normalize
 from digitnet_onnx import classify, contract_failures, load_model, open_session, run_logits
-from digitnet_parity import Limits, Reference, compute_reference, edge_inputs
+from digitnet_parity import Limits, Reference, compare, compute_reference, count_changes, edge_inputs
 
 
 @pytest.fixture
@@ -126,9 +125,6 @@ def test_parity_fails_on_a_broken_model_and_prints_every_reason(exported, check,
     assert result.err.splitlines()[1:] == [f"  {failure}" for failure in report["failures"]]
 
 
-parity = runpy.run_path(str(ROOT / "04_Parity.py"))
-
-
 @pytest.mark.parametrize("culprit", ["PyTorch", "exporter", "optimizer", "nobody"])
 def test_parity_attributes_a_mismatch_to_the_guilty_stage(built, culprit):
     """Move the answers of one stage by 0.01; fake sessions allow it for each stage."""
@@ -146,7 +142,7 @@ def test_parity_attributes_a_mismatch_to_the_guilty_stage(built, culprit):
     if culprit == "PyTorch":
         reference = reference._replace(logits=reference.logits + np.float32(0.01))
     sessions = Session(culprit == "exporter"), Session(culprit in ("exporter", "optimizer"))
-    failures, _ = parity["compare"](reference, *sessions, Limits(1e-4, 1e-3))
+    failures, _ = compare(reference, *sessions, Limits(1e-4, 1e-3))
     words = {"PyTorch": "PyTorch's own float32", "exporter": "exported graph", "optimizer": "graph optimizer"}
     assert len(failures) == (culprit != "nobody")
     assert not failures or words[culprit] in failures[0]
@@ -159,7 +155,7 @@ def test_a_tie_in_the_last_bits_does_not_count_as_another_class_but_a_change_doe
     reference = Reference("cells", np.zeros((3, 1, 28, 28), np.float32), 512, logits, logits.astype(float))
     changed = logits.copy()
     changed[:2, 7] = 5 + 1e-6, 6  # a tie that falls the other way; another answer
-    assert parity["count_changes"](reference, changed, 2e-6)["different_class"] == 1
+    assert count_changes(reference, changed, 2e-6)["different_class"] == 1
 
 
 def test_weights_in_a_second_file_are_refused(exported, check):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from conftest import draw_boards
 
+from digitnet_boards import find_picture, load_boards, load_photo, read_text
 from digitnet_cli import UserError
-from digitnet_data import SYSTEM_NAMES, find_picture, load_boards, load_cells, load_photo, read_text, sha256_of_cells
+from digitnet_data import SYSTEM_NAMES, load_cells, sha256_of_cells
 from pages import puzzles
 from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import script
 
+from digitnet_boards import BOARD_SIDE, read_pages, rectangle, rectify
 from digitnet_cli import UserError
-from digitnet_data import BOARD_SIDE, load_cells, read_pages, rectangle, rectify
+from digitnet_data import load_cells
 from pages import FAMILIES
 from pages.camera import CROP_MARGIN_RANGE, cut_photo, photograph, take_photo
 from pages.fonts import TRAIN_FONTS, VAL_FONTS, draw_glyphs, font_files, load_fonts, load_hands

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 from conftest import script
 
-from digitnet_data import cut_cells, load_cells, read_pages, rectify
+from digitnet_boards import cut_cells, read_pages, rectify
+from digitnet_data import load_cells
 from pages.puzzles import GIVENS, draw_puzzle, solutions
 
 SMALL = ("--train", 3, "--val", 2)

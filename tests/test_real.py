@@ -10,7 +10,7 @@ import pytest
 from conftest import PYTHON, ROOT, run, script
 from PIL import Image
 
-from digitnet_data import CORNER_COLUMNS, load_boards, read_photos, rectify
+from digitnet_boards import CORNER_COLUMNS, load_boards, read_photos, rectify
 from pages.camera import draw_photos
 
 ROTATE = {1: None, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # how EXIF's value is undone when saved

@@ -19,7 +19,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from digitnet_cli import UserError, argument_parser, run_script, start_script, sync
+from digitnet_cli import UserError, argument_parser, run_script
+
+# isort: split
+import cv2
+import numpy as np
+
+from digitnet_boards import BOARD_SIDE, CORNER_COLUMNS, CROP_MARGINS, cut_cells, is_board, rectify
+from digitnet_machine import sync
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 HOME = "https://github.com/wichtounet/sudoku_dataset"
@@ -48,17 +55,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-if __name__ == "__main__":
-    start_script()
-    ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
-
-import cv2
-import numpy as np
-
-from digitnet_data import BOARD_SIDE, CORNER_COLUMNS, CROP_MARGINS, cut_cells, is_board, rectify
-
-
-def read_text(path: Path) -> str:
+def read_of_clone(path: Path) -> str:
     """Read a text file of the clone. Raises UserError if it is missing or no text."""
     try:
         return path.read_text(encoding="utf-8")
@@ -69,7 +66,7 @@ def read_text(path: Path) -> str:
 def read_outlines(path: Path) -> dict[str, np.ndarray]:
     """Read the corners by photo, float64 [4, 2], clockwise from the picture's top left."""
     try:
-        _, *rows = csv.reader(read_text(path).splitlines())
+        _, *rows = csv.reader(read_of_clone(path).splitlines())
         return {Path(name).stem: np.array(list(map(float, values))).reshape(4, 2) for name, *values in rows}
     except ValueError:
         raise UserError(f"{path} is not a list of photos with four corners each: restore it") from None
@@ -77,7 +74,7 @@ def read_outlines(path: Path) -> dict[str, np.ndarray]:
 
 def read_givens(path: Path) -> str:
     """Read the digits of a photo's .dat file: two lines about the camera, then nine rows."""
-    givens = "".join("".join(read_text(path).split("\n", 2)[2:]).split())
+    givens = "".join("".join(read_of_clone(path).split("\n", 2)[2:]).split())
     if not is_board(givens):
         raise UserError(f"{path} does not end in 9 rows of 9 digits: restore it")
     return givens
@@ -108,7 +105,7 @@ def write_jpeg(path: Path, image: np.ndarray, quality: int) -> None:
 
 def convert(args: argparse.Namespace, new: Path) -> tuple[int, list[str]]:
     """Write everything into the folder `new`; return the number of photos, and the names of those left out."""
-    names = [Path(line).stem for line in read_text(args.dataset / "datasets" / f"v2_{args.part}.desc").split()]
+    names = [Path(line).stem for line in read_of_clone(args.dataset / "datasets" / f"v2_{args.part}.desc").split()]
     outlines = read_outlines(args.dataset / "outlines_sorted.csv")
     labels, photos, left_out = [["board", "givens"]], [], []
     for name in names:
@@ -149,7 +146,7 @@ def main(args: argparse.Namespace) -> None:
         count, left_out = convert(args, new)
         if not count:
             raise UserError(f"{args.dataset} has no photo with digits and corners: give a whole clone of {HOME}")
-        sync(new, whole_disk=True)
+        os.sync()
         new.replace(args.out)
         sync(args.out.parent)
     finally:
@@ -158,4 +155,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, ARGS)
+    run_script(main, parse_args())

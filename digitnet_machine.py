@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What touches the operating system: cores, processes, memory, locks, and files that survive a power cut."""
+
+import contextlib
+import ctypes
+import errno
+import glob
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+from digitnet_cli import UserError, first_line
+
+
+def read_system_file(path: Path) -> str:
+    """Return the text of a file in /proc or /sys, or "" if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""
+
+
+def available_cpus() -> int:
+    """Return the cores that this process may use: by its CPU affinity and container, shared with torchrun's others."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = math.ceil(min(cores, container_cpus(Path("/"))))
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def container_cpus(system: Path) -> float:
+    """Return the cores that this process's control groups (version 1 or 2) allow, or inf; `system` is the root."""
+    limit = math.inf
+    for line in read_system_file(system / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        folder = system / "sys/fs/cgroup" / controllers / group.lstrip("/")
+        for place in (folder, *folder.parents):  # a container may not see its own folder; parents limit it as well
+            files = [read_system_file(place / f"cpu.{name}") for name in ("max", "cfs_quota_us", "cfs_period_us")]
+            for quota, period in re.findall(r"^(\d+)\s+(\d+)", "".join(files)):  # others are no limit
+                limit = min(limit, int(quota) / int(period))
+    return limit
+
+
+def set_up_worker(parent: int) -> None:
+    """Prepare a process of the pool; `parent` is the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the parent, however that ends
+        if os.getppid() != parent:  # it has already ended
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def open_pool(workers: int, cure: str = "") -> Iterator[futures.Executor]:
+    """Start a pool of processes, or a thread for one worker.
+
+    Raises UserError if a process is killed; its message ends with `cure`, if there is one.
+    """
+    pool: futures.Executor = futures.ThreadPoolExecutor(1)  # needs no shared memory
+    if workers > 1:
+        try:  # forked by this process, so that they end with it
+            context = multiprocessing.get_context("fork")
+            pool = futures.ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(),))
+        except (ImportError, OSError) as error:
+            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): using one process")
+    try:
+        yield pool
+    except futures.BrokenExecutor:
+        problem = f"one of {workers} processes was killed, probably because memory is full"
+        raise UserError(f"{problem}: {', '.join(filter(None, ['close other programs', cure]))}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory that a step of PyTorch frees for the next step; do nothing without glibc.
+
+    glibc may otherwise return large blocks to the system, which clears them page by page when they are needed again.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # mallopt's parameters in malloc.h, in bytes; 32 MiB is the second's limit
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim_threshold, 512 << 20)
+
+
+def sync(path: Path | str) -> None:
+    """Sync a file's content, or a folder's list of names, to disk, so that it survives a power cut."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):  # not all file systems do it for folders
+            raise
+    finally:
+        os.close(opened)
+
+
+def alone_in(folder: Path) -> contextlib.AbstractContextManager:
+    """Lock `folder` against other runs for a `with` block, or until the process ends, however it ends.
+
+    Raises UserError if another run holds the lock.
+    """
+    from filelock import FileLock, Timeout  # here: reading a photo needs neither locks nor this package
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"another run is writing to {folder}: wait until it ends, or name another") from None
+    except OSError:  # not all file systems have locks
+        return contextlib.nullcontext()
+
+
+def write_file(path: Path | str, write: Callable[[str], object]) -> None:
+    """Call write(temporary name in the same folder), sync, then rename: `path` is complete or unchanged."""
+    path = Path(path)
+    folders = [path.parent]
+    while not folders[-1].exists():
+        folders.append(folders[-1].parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        pid = leftover.name.removesuffix(path.suffix).rpartition(".")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            leftover.unlink(missing_ok=True)  # of a process that was killed
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(str(temporary))
+        sync(temporary)
+        os.replace(temporary, path)
+        for folder in folders:
+            sync(folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None  # a full disk has no name
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    text = json.dumps(content, indent=2) + "\n"
+    write_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+
+def sha256(path: Path | str) -> str:
+    """Return the hex SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
