@@ -12,10 +12,10 @@ Puzzles have exactly one solution; no puzzle is both in train and in val. The sa
 bytes, whatever the number of workers.
 
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
-pages give whole cells with their grid lines (as the tutorial's preparation does), half give cells with 12 %
-cut off each side (as its grid processor does). After them, train has two more camera views of each page, cut at
-slightly wrong corners, then two photos of newspapers per puzzle, each cut twice, without most effects of
-pages/effects.py; val has the tutorial's pages only.
+pages give whole cells with their grid lines (as the chapter's preparation does), half give cells with 12 %
+cut off each side (as the later chapters' grid processor does). After them, train has two more camera views of
+each page, cut at slightly wrong corners, then two photos of newspapers per puzzle, each cut twice, without most
+effects of pages/effects.py; val has the chapter's pages only.
 --style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
 Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
@@ -54,7 +54,7 @@ from pages.tutorial import FACES, PAGE_STEP, draw_page, view_page
 
 # --- settings: those of the command line stand in parse_args, those of the pages in pages/ ------
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
-TUTORIAL_CROP_MARGINS = (0.0, 0.12)  # in turn; whole cells are cut from the page's own size, the others from BOARD_SIDE
+CHAPTER_CROP_MARGINS = (0.0, 0.12)  # alternating; 0 at the page's own resolution, 0.12 at BOARD_SIDE
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
 VIEWS = {"tutorial": 3, "photo": 1}  # of each page for training, by the camera
 NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
@@ -85,7 +85,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Task(NamedTuple):
-    """A puzzle to draw: as the tutorial's pages if `without` is None, else as a photo without these effects."""
+    """A puzzle to draw: as the chapter's pages if `without` is None, else as a photo without these effects."""
 
     split: str
     numbers: tuple[int, ...]  # in its split; a photo's cells are cut anew for each
@@ -115,7 +115,7 @@ def make_pages(task: Task, seed: int, out: Path) -> list[list]:
     for number, kind, image, where, found in images:
         name = f"{number:06d}_{kind}"
         write_image(f"{out}/grids/{split}/{name}.png", image)
-        crop_margin = TUTORIAL_CROP_MARGINS[(number + (kind == "cam")) % 2]
+        crop_margin = CHAPTER_CROP_MARGINS[(number + (kind == "cam")) % 2]
         board = rectify(image, found, BOARD_SIDE if crop_margin else 9 * PAGE_STEP)
         for cell, pixels in enumerate(cut_cells(board, crop_margin)):
             write_image(f"{out}/{split}/{puzzle[cell]}/{name}_{cell:02d}.png", pixels)
@@ -150,7 +150,7 @@ def make(task: Task, seed: int, out: Path) -> list[list]:
 
 
 def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
-    """List all tasks: the style's own pages, newspapers beside the tutorial's pages, calibration boards."""
+    """List all tasks: the style's own pages, newspapers beside the chapter's pages, calibration boards."""
     boards = BOARDS_PER_PUZZLE[args.style]
     for_train = math.ceil(args.train / boards)
     own = None if args.style == "tutorial" else frozenset(args.without)

@@ -5,7 +5,7 @@
 Writes artifacts/digitnet_best.pth (a bare state_dict), artifacts/sudoku_digitnet.onnx and
 artifacts/training.json (settings, one record per epoch, versions, SHA-256 of the data).
 
-The tutorial's script decodes every image again in every epoch; this one decodes once and trains from memory.
+The chapter's script decodes every image again in every epoch; this one decodes once and trains from memory.
 `make train export`, which calls it twice, takes 163 s on 2 x86-64 cores (AMD EPYC) and prints at the end:
 
 Best val acc: 1.0000
@@ -45,7 +45,7 @@ class Recipe(NamedTuple):
 
 # --- settings ---------------------------------------------------------------------------------
 RECIPES = {
-    # The augmentation moves and zooms further than the tutorial's (0.02 and 0.05), because cells that a grid
+    # The augmentation moves and zooms further than the chapter's (0.02 and 0.05), because cells that a grid
     # detector cuts at slightly wrong corners look like that.
     "digitnet": Recipe(
         epochs=5,
@@ -132,11 +132,6 @@ from digitnet_training import (
 )
 
 
-def epoch_generator(args: argparse.Namespace, epoch: int) -> torch.Generator:
-    """Return an epoch's random generator; it depends on no earlier epoch, so a resumed run draws the same."""
-    return torch.Generator().manual_seed(args.seed * 100_003 + epoch)
-
-
 def build(args: argparse.Namespace) -> TrainState:
     """Return a network with its optimizer, schedule and average."""
     torch.manual_seed(args.seed)
@@ -148,7 +143,8 @@ def build(args: argparse.Namespace) -> TrainState:
 def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch: int, processes: Processes) -> float:
     """Train for one epoch and return its mean loss; several processes share each batch."""
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
-    generator, share = epoch_generator(args, epoch), processes.share
+    # Depends on no earlier epoch, so that a resumed run draws the same.
+    generator, share = torch.Generator().manual_seed(args.seed * 100_003 + epoch), processes.share
     order = draw_epoch(labels, args.steps * args.batch_size, args.blank_fraction, generator)
     model = processes.wrap(state.model.train())
     total = torch.zeros(())
@@ -280,7 +276,7 @@ def calibrate(model: torch.nn.Module, folder: Path) -> float:
 
 
 def export_onnx(weights: Path, onnx_file: Path, seed: int) -> None:
-    """Export the weights and print the tutorial's mean absolute error; 04_Parity.py is the real check."""
+    """Export the weights and print the chapter's mean absolute error; 04_Parity.py is the real check."""
     model = load_model(weights)
     export(model, onnx_file)
     x = torch.randn(512, 1, CELL_SIZE, CELL_SIZE, generator=torch.Generator().manual_seed(seed))

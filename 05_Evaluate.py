@@ -4,12 +4,12 @@
 
 validation cells   every cell of data/val
 camera pages       the camera's validation pages, straightened at slightly wrong corners, as a grid detector
-                   would find them, with the crop margin of the tutorial's grid processor, 12 %
+                   would find them, with the crop margin of the later chapters' grid processor, 12 %
 real boards        data/real/boards, from photos of newspapers, at crop margins 0 %, 6 % and 12 %. They are never
                    trained on, and no epoch, threshold or other setting is chosen by them
 real photos        data/real/photos, whole photos, in which reading/ finds and reads the board
 
-Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as the tutorial's clients do,
+Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as later chapters' clients do,
 and without. Writes artifacts/evaluation.json and pictures: confusion_matrix.png, misread_cells.png,
 training_cells.png, learning_curve.png from the training.json beside the ONNX file, and misread_photos.png.
 """

@@ -19,9 +19,9 @@ from digitnet_data import CELL_SIZE, Cells, mend_data, visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BOARD_SIDE = 450  # pixels of a straightened board, from which the tutorial's grid processor cuts its cells
-# Cut off each side of a cell, as a fraction of the cell. Clients cut between 0 and 0.12, the value of the tutorial's
-# grid processor; real boards are read at all three.
+BOARD_SIDE = 450  # pixels of a straightened board, from which the later chapters' grid processor cuts its cells
+# Cut off each side of a cell, as a fraction of the cell. Clients cut between 0 and 0.12, the value of the later
+# chapters' grid processor; real boards are read at all three.
 CROP_MARGINS = (0.0, 0.06, 0.12)
 CORNER_COLUMNS = [f"{axis}{corner}" for corner in range(4) for axis in "xy"]  # of the tables of pages and photos
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm")  # of real boards
@@ -169,7 +169,7 @@ def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
     """Cut a straightened square board, uint8 [S, S], into its 81 cells row by row, uint8 [81, 28, 28].
 
     `crop_margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is the value of the
-    tutorial's grid processor. Resizes by area, as that does.
+    later chapters' grid processor. Resizes by area, as that does.
     """
     step = board.shape[0] // 9
     inset = int(crop_margin * step)

@@ -2,7 +2,7 @@
 """The networks: 28x28 grey pixels of a cell in, ten logits out (class 0 = blank cell, 1-9 = digits).
 
 Input is float32 [N, 1, 28, 28], dark ink on light paper, (v/255 - 0.5)/0.5; output is raw logits, float32 [N, 10].
-Needs torch alone, so that a copy of this file works beside the tutorial's scripts.
+Needs torch alone, so that a copy of this file works beside the chapter's scripts.
 """
 
 import copy
@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class DigitNet(nn.Module):
-    """The tutorial's network, layer for layer: 5,130 parameters, 1.02 million multiply-adds per cell.
+    """The chapter's network, layer for layer: 5,130 parameters, 1.02 million multiply-adds per cell.
 
     Source: Arm Learning Paths, "Train the digit recognizer". Later chapters' scripts load its state_dict by the
     keys `net.0`, `net.3` and `net.7`: never rename them.
@@ -31,7 +31,7 @@ class DigitNet(nn.Module):
             nn.Flatten(),
             nn.Linear(32, num_classes),
         )
-        assert num_classes != 10 or count_parameters(self) == 160 + 4_640 + 330, "no longer the tutorial's network"
+        assert num_classes != 10 or count_parameters(self) == 160 + 4_640 + 330, "no longer the chapter's network"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map cells, float32 [N, 1, 28, 28], to logits, float32 [N, num_classes]."""

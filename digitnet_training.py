@@ -213,8 +213,7 @@ class Processes:
     def __init__(self) -> None:
         if dist.is_torchelastic_launched():
             dist.init_process_group("gloo")
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.share = slice(self.rank, None, self.world_size)
         if self.rank:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only the first process prints)
@@ -243,13 +242,11 @@ class Processes:
         return values
 
     def check_batch(self, batch_size: int) -> None:
-        """Raise UserError if a batch has no equal shares of two or more cells."""
-        least = 2 * self.world_size  # BatchNorm has no variance of one cell
-        if batch_size % self.world_size or batch_size < least:
-            raise UserError(
-                f"--batch-size {batch_size} must be a multiple of {self.world_size}, the number of processes, and at "
-                f"least {least}: use {max(least, batch_size - batch_size % self.world_size)}"
-            )
+        """Raise UserError if a batch has no equal shares of two or more cells, which BatchNorm needs."""
+        possible = max(2 * self.world_size, batch_size - batch_size % self.world_size)
+        if batch_size != possible:
+            shares = f"{self.world_size} processes no equal shares" if self.world_size > 1 else "BatchNorm no variance"
+            raise UserError(f"--batch-size {batch_size} gives {shares}: use {possible}")
 
     def check_data(self, data: dict[str, str]) -> None:
         """Raise UserError if the processes have different cells, by the hashes in `data`."""
@@ -261,7 +258,6 @@ class Processes:
         """Exit without interpreter shutdown, where live gloo threads may hang, if torchrun started this process."""
         if dist.is_torchelastic_launched():
             sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(0)
 
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measure how fast the scripts are, against the tutorial's way of training.
+"""Measure how fast the scripts are, against the chapter's way of training.
 
 part       what is measured                                                            runs, statistic
-chapter    images per second, the tutorial's way and ours in turn                      3, median; its validation once
+chapter    images per second, the chapter's way and ours in turn                      3, median; its validation once
 seeds      03_Training.py --epochs 1 with three seeds: time to 0.9928, errors          1 per seed
 scripts    seconds and peak memory of each script, and of loading the cells            3, median; long ones once
 inference  a board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch      many calls in 3 rounds, median
 photo      photos of 1,000 pixels and 12 megapixels, one thread; the whole command     8 of each, median; 5
 processes  threads in one process against processes under torchrun                     1 each
 
-Training is measured on the tutorial's own cells. Measures every part unless --parts names some. Other work on the
+Training is measured on the chapter's own cells. Measures every part unless --parts names some. Other work on the
 machine spoils the figures. Adds to bench.json in --out.
 """
 
@@ -30,7 +30,7 @@ from digitnet_machine import write_json
 from digitnet_scores import describe_run
 
 PARTS = ("chapter", "seeds", "scripts", "inference", "photo", "processes")
-TRAINING = {"chapter", "seeds", "scripts", "processes"}  # parts that take the tutorial's own cells
+TRAINING = {"chapter", "seeds", "scripts", "processes"}  # parts that take the chapter's own cells
 QUICK = ("chapter", "inference")
 
 
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder to write to")
     add("--parts", nargs="+", choices=PARTS, help="what to measure; all if not given")
     add("--quick", action="store_true", help=f"shorter and rougher, in under a minute: {', '.join(QUICK)}")
-    add("--chapter-epochs", type=seed, default=0, metavar="N", help="also run N of the tutorial's epochs")
+    add("--chapter-epochs", type=seed, default=0, metavar="N", help="also run N of the chapter's epochs")
     return parser.parse_args()
 
 
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     ARGS = parse_args()
 
 from inference import bench_inference
-from measure import CHAPTER_EPOCHS, TARGET, in_epochs, plural, run_measured, table, train_measured, tutorial_cells
+from measure import CHAPTER_EPOCHS, TARGET, chapter_cells, in_epochs, plural, run_measured, table, train_measured
 from photo import bench_photo
 from training import bench_chapter, bench_processes, bench_seeds
 
@@ -101,7 +101,7 @@ def measure_part(part: str, run: dict, report: Path, args: argparse.Namespace) -
 
 
 def compare(chapter: dict, seeds: dict) -> str:
-    """Return the closing line, which compares the tutorial's epochs with the slowest seed's time to TARGET.
+    """Return the closing line, which compares the chapter's epochs with the slowest seed's time to TARGET.
 
     Takes the results of the parts chapter and seeds. If seeds did not reach TARGET, the line names them instead.
     """
@@ -123,7 +123,7 @@ def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     parts = args.parts or (QUICK if args.quick else PARTS)
     if TRAINING.intersection(parts):
-        args.cells = tutorial_cells(args.data, args.out / "cells")
+        args.cells = chapter_cells(args.data, args.out / "cells")
 
     run = describe_run()
     versions = [f"{name} {run['versions'].get(name, '?')}" for name in ("torch", "onnxruntime")]

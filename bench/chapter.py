@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train in the tutorial's way, rewritten as the baseline for 03_Training.py.
+"""Train in the chapter's way, rewritten as the baseline for 03_Training.py.
 
 Source of the method: Arm Learning Paths, "Train the digit recognizer": torchvision's ImageFolder, every image decoded
 and transformed by itself in every epoch, normalised before augmentation, classes as frequent as in the data, AdamW
@@ -25,7 +25,7 @@ AUGMENTATION = [
 
 
 class Chapter:
-    """A training run in the tutorial's way; `model` is its network, unchanged."""
+    """A training run in the chapter's way; `model` is its network, unchanged."""
 
     def __init__(self, data: Path, seed: int = 0):
         torch.manual_seed(seed)

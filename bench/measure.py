@@ -15,7 +15,7 @@ from pathlib import Path
 from digitnet_cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = 0.9928  # validation accuracy that the tutorial names
+TARGET = 0.9928  # validation accuracy that the chapter names
 CHAPTER_EPOCHS = 10  # its epochs
 # Runs a command and writes its peak memory (KiB, of its largest process). A separate launcher, because a child's count
 # includes the memory of its parent, and this process has imported torch.
@@ -61,8 +61,8 @@ def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()
     return result
 
 
-def tutorial_cells(data: Path, out: Path) -> Path:
-    """Link the tutorial's own cells of `data` into the folder `out`, and return it, or `data` if it has no others.
+def chapter_cells(data: Path, out: Path) -> Path:
+    """Link the chapter's own cells of `data` into the folder `out`, and return it, or `data` if it has no others.
 
     The chapter trains on these alone. Only its pages have a clean print; photos of newspapers have none.
     """
@@ -71,11 +71,11 @@ def tutorial_cells(data: Path, out: Path) -> Path:
         for label in map(str, range(10)):
             (out / split / label).mkdir(parents=True)
         cells = list((data / split).glob("[0-9]/*.png"))
-        tutorial = {path.name.partition("_")[0] for path in cells if "_clean_" in path.name}
-        if not tutorial:
+        chapter = {path.name.partition("_")[0] for path in cells if "_clean_" in path.name}
+        if not chapter:
             return data
         for path in cells:
-            if path.name.partition("_")[0] in tutorial:
+            if path.name.partition("_")[0] in chapter:
                 (out / split / path.parent.name / path.name).symlink_to(path)
     return out
 
@@ -94,7 +94,7 @@ def median_time(call: Callable[[], object], seconds: float) -> float:
 
 
 def in_epochs(seconds: float | None, args: argparse.Namespace) -> float | str:
-    """Convert seconds to epochs of the tutorial's way; return "-" before the part chapter has measured one."""
+    """Convert seconds to epochs of the chapter's way; return "-" before the part chapter has measured one."""
     return seconds / args.chapter_epoch if seconds and args.chapter_epoch else "-"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the speed of training: against the tutorial's way, to its accuracy, with threads and processes."""
+"""Measure the speed of training: against the chapter's way, to its accuracy, with threads and processes."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from digitnet_machine import available_cpus
 
 
 def bench_chapter(args: argparse.Namespace) -> dict:
-    """Measure images per second of the tutorial's way and of ours, three times in turn, and time its validation."""
+    """Measure images per second of the chapter's way and of ours, three times in turn, and time its validation."""
     repeats, steps = (1, 10) if args.quick else (3, 20)
     torch.set_num_threads(available_cpus())
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the pages that the networks learn from: puzzles, fonts, the tutorial's page, the newspaper page, the camera."""
+"""Draw the pages that the networks learn from: puzzles, fonts, the chapter's page, the newspaper page, the camera."""
 
 # Families of effects on photo pages (effects.py). They are here because 02_PrepareData.py --help imports no package.
 PROBABILITIES = {  # of each family, per page

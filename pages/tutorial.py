@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the tutorial's pages: a clean print of a puzzle, and a mild camera's view of it."""
+"""Draw the chapter's pages: a clean print of a puzzle, and a mild camera's view of it."""
 
 import io
 from functools import cache
@@ -17,7 +17,7 @@ PAGE_WIDTH, PAGE_HEIGHT = 800, 1200
 PAGE_MARGIN = 60
 PAGE_STEP = (PAGE_WIDTH - 2 * PAGE_MARGIN) // 9  # 75: a cell's side on the page
 THIN, THICK, STROKE = 1, 3, 2  # inner lines, box lines, the digits' pen
-# The tutorial prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: each
+# The chapter prints digits with putText's FONT_HERSHEY_SIMPLEX, which OpenCV 5 replaced by another face: each
 # is on half of the pages. Size, weight, middle and baseline (in the cell) match what OpenCV 5.0.0 draws.
 FACES = ("Hershey", "Rubik")
 RUBIK_SIZE, RUBIK_WEIGHT, RUBIK_MIDDLE, RUBIK_BASELINE = 36.5, 560, 37, 46
@@ -46,13 +46,11 @@ def draw_page(puzzle: str, face: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def print_hershey(page: np.ndarray, digit: str, left: int, top: int) -> None:
-    """Print a digit as the tutorial does with OpenCV 4; `left`, `top` is the corner of its cell in pixels."""
+    """Print a digit as the chapter does with OpenCV 4; `left`, `top` is the corner of its cell in pixels."""
     face, scale = cv2.FONT_HERSHEY_SIMPLEX, PAGE_STEP / 60
     (width, height), _ = cv2.getTextSize(digit, face, scale, STROKE)
-    x, y = (
-        left + (PAGE_STEP - width) // 2,
-        top + (PAGE_STEP + height) // 2 - height // 4,
-    )  # a little high, as in the tutorial
+    x = left + (PAGE_STEP - width) // 2
+    y = top + (PAGE_STEP + height) // 2 - height // 4  # a little high, as in the chapter
     cv2.putText(page, digit, (x, y), face, scale, 0, STROKE, cv2.LINE_AA)
 
 
@@ -79,7 +77,7 @@ def rubik() -> ImageFont.FreeTypeFont:
 
 
 def view_page(page: np.ndarray, corners: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Photograph a page with the tutorial's mild camera: moved corners give perspective; half of the views are blurred.
+    """Photograph a page with the chapter's mild camera: moved corners give perspective; half of the views are blurred.
 
     Returns the view, uint8 [1200, 800], and the grid's true corners in it, float32 [4, 2].
     """

@@ -212,7 +212,7 @@ CASES = {
     ]},
     "huge batch": (
         nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 exceeds the number of cells"),
-    "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 must be a multiple of 1, the number"),
+    "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 gives BatchNorm no variance: use 2"),
     "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "the loss is not finite in epoch 1: nothing was saved"),
     # where nothing can be written
     "output under a file": (write("file", b""), [*TRAIN, "--out", "file/out"], 1, "file"),

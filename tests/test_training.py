@@ -126,7 +126,7 @@ def test_processes_with_other_cells_are_refused(built, tmp_path):
 def test_a_batch_that_has_no_equal_shares_is_refused(built, tmp_path):
     options = ("--data", built.data, "--out", tmp_path / "out", "--batch-size", 65)
     result = run(*TORCHRUN, ROOT / "03_Training.py", *options)
-    problem = "--batch-size 65 must be a multiple of 2, the number of processes, and at least 4: use 64"
+    problem = "--batch-size 65 gives 2 processes no equal shares: use 64"
     assert result.code == 1 and problem in result.err
     assert not (tmp_path / "out").exists()
 
