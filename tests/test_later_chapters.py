@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tutorial's later chapters, in short, on our artifacts: they use no code of ours but DigitNet's class.
 
-INT8 is the exception: it is tools/quantize.py that quantises as the chapter does, and measures.
+INT8 is the exception: the code of docs/quantization.md quantises.
 """
 
+import contextlib
 import csv
 import json
+import re
 import shutil
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,16 +16,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import ROOT
 from onnx import TensorProto
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from digitnet_data import Cells
 from digitnet_model import DigitNet
-
-sys.path.insert(0, str(ROOT / "tools"))
-import quantize
 
 OPENCV5_PAGES = ROOT / "tests" / "opencv5"
 
@@ -119,40 +115,45 @@ def test_an_app_takes_a_single_file_within_its_limits(trained, tmp_path):
         assert session.run(["logits"], {"input": np.zeros((cells, 1, 28, 28), np.float32)})[0].shape == (cells, 10)
 
 
-def test_calibration_cells_are_the_first_files_or_spread_over_the_classes(monkeypatch, tmp_path):
-    labels = np.repeat(np.arange(10), [90, *range(20, 29)])
-    cells = Cells(np.arange(len(labels))[:, None], labels, labels.astype(str), labels)
-    calibrated = []
-
-    def record(onnx, path, calibration_data_reader, **options):
-        calibrated.append(np.concatenate(list(calibration_data_reader.batches)).ravel())
-        Path(path).touch()
-
-    monkeypatch.setattr(quantize, "quantize_static", record)
-    quantize.quantize(tmp_path / "float.onnx", cells, 50, tmp_path)
-    first, spread = calibrated
-    assert first.tolist() == list(range(50))  # all blank, as in sorted order
-    assert np.bincount(labels[spread]).tolist() == [5] * 10 and len(set(spread)) == 50
-    assert spread[0] == 0 and spread[4] == 89  # the first and the last blank
+@pytest.fixture(scope="module")
+def int8(trained, tmp_path_factory) -> dict:
+    """The names that the code of docs/quantization.md defines, run where `make` ran."""
+    folder = tmp_path_factory.mktemp("int8")
+    (folder / "data").symlink_to(trained.data)
+    shutil.copytree(trained.out, folder / "artifacts")
+    page = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names: dict = {"folder": folder}
+    with contextlib.chdir(folder):
+        exec(code, names)
+    return names
 
 
-def test_quantiser_makes_int8_files_and_reports_what_they_lose(trained, tmp_path):
-    """Calibrated on blanks alone, as a later chapter's script does, it loses digits if they have larger logits."""
-    (tmp_path / "data").mkdir()
-    for folder in ("train", "val"):
-        (tmp_path / "data" / folder).symlink_to(trained.data / folder)
-    shutil.copy(trained.out / "sudoku_digitnet.onnx", tmp_path)
-    result = script(
-        "tools/quantize.py", "--onnx", "sudoku_digitnet.onnx", "--out", "int8", "--cells", 200, cwd=tmp_path
+def test_the_chapters_way_calibrates_on_the_first_files_in_sorted_order(int8):
+    files = sorted((int8["folder"] / "data" / "train").glob("*/*.png"))[:1000]
+    first = np.stack([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files])
+    reader = int8["Inputs"](int8["ways"]["chapter"][0])
+    inputs = np.concatenate([entry["input"] for entry in iter(reader.get_next, None)])
+    assert {file.parent.name for file in files} == {"0"}  # all blank
+    np.testing.assert_array_equal(inputs, ((first.astype(np.float32) / 255 - 0.5) / 0.5)[:, None])
+
+
+def test_the_other_way_calibrates_on_every_class_equally(int8):
+    assert np.bincount(int8["cells"].labels[int8["spread"]]).tolist() == [100] * 10 and len({*int8["spread"]}) == 1000
+
+
+@pytest.mark.parametrize("way", ["chapter", "convolutions"])
+def test_an_int8_file_is_smaller_and_gives_the_same_classes(int8, trained, way):
+    """Calibrated on blanks alone, the network loses digits if their logits are larger: 2 % without the shift."""
+    plain, small = (int8["folder"] / "artifacts" / f"{name}.onnx" for name in ("sudoku_digitnet", f"int8_{way}"))
+    assert small.stat().st_size < 0.8 * plain.stat().st_size
+    assert {node.op_type for node in onnx.load(small).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
+    files = sorted((trained.data / "val").glob("*/*.png"))
+    cells = np.stack([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files])
+    inputs = ((cells.astype(np.float32) / 255 - 0.5) / 0.5)[:, None]
+    expected, found = (
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(["logits"], {"input": inputs})[0]
+        for file in (plain, small)
     )
-    assert result.code == 0, result.err
-    models = json.loads((tmp_path / "int8" / "quantize.json").read_text())["models"]
-    assert list(models) == ["float", "INT8, tutorial", "INT8, convolutions"]
-    plain = models.pop("float")
-    for model in models.values():
-        assert model["bytes"] < 0.8 * plain["bytes"]
-        assert model["different_class"] <= 0.01 * plain["wrong"]["validation cells"]["cells"]  # 2 % without the shift
-    assert sum(line.startswith("| ") for line in result.out.splitlines()) == 4
-    for name in ("tutorial", "convolutions"):
-        session = onnxruntime.InferenceSession(tmp_path / "int8" / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        assert session.run(["logits"], {"input": np.zeros((81, 1, 28, 28), np.float32)})[0].shape == (81, 10)
+    assert found.shape == (len(files), 10)
+    assert (found.argmax(axis=1) != expected.argmax(axis=1)).sum() <= 0.01 * len(files)

@@ -21,7 +21,7 @@ NOT_RUN = {
     r"git clone |make real ": "need the public data set, which tests/test_real.py imitates",
     r"make TORCH_INDEX=|pip install ": "installs packages from the network, as `make` itself does for the tests",
 }
-SLOW = r"make bench|\S+/python bench/|make (VENV=|EPOCHS=)|\S+/python tools/quantize.py --onnx"
+SLOW = r"make bench|\S+/python bench/|make (VENV=|EPOCHS=)"
 FAILS = {"make PROFILE=photo check-real": "real boards are read too badly"}  # after so little training
 LAST = "rm -rf .venv"  # no command runs after it
 
