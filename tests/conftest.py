@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared by all tests: run the scripts as a user would, offline, on tiny data in temporary folders."""
 
+import contextlib
+import gc
+import io
 import json
 import os
 import runpy
@@ -9,9 +12,10 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 # Before PyTorch is imported, and for every process that the tests start: two with two threads each would slow each
 # other thirtyfold on two cores. What asks for more threads gets them.
@@ -20,13 +24,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import cv2
 import numpy as np
 import pytest
-import warm_python
 from filelock import FileLock  # torch brings it
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and `make test &` ignore it, also for what they start
-PYTHON = warm_python.start()  # tests that are about the start or the end of a process take sys.executable
+PYTHON = sys.executable
 # `make test` runs the tests: what it hands down would make their own `make` print "Entering directory".
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
 DRAW = [sys.executable, ROOT / "02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1", "--out"]
@@ -45,41 +48,44 @@ class Result(NamedTuple):
     err: str
 
 
-def run(*command: object, cwd: Path = ROOT) -> Result:
-    """Run a command to its end, whatever its exit code; raises subprocess.TimeoutExpired after 280 s."""
+def run(*command: object, cwd: Path = ROOT, **environment: str | None) -> Result:
+    """Run a command to its end, whatever its exit code; a variable of the environment that is None is removed.
+
+    Raises subprocess.TimeoutExpired after 280 s.
+    """
     words = [str(part) for part in command]
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=WITHOUT_MAKE, timeout=280)
+    env = {name: value for name, value in (WITHOUT_MAKE | environment).items() if value is not None}
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=env, timeout=280)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def run_with(*command: object, **environment: str | None) -> subprocess.CompletedProcess[bytes]:
-    """Run a command with changed environment variables; None removes one."""
-    env = {name: value for name, value in (WITHOUT_MAKE | environment).items() if value is not None}
-    return subprocess.run([str(part) for part in command], capture_output=True, env=env, timeout=280)
+def call(name: str, *options: object, cwd: Path = ROOT) -> Result:
+    """Run one of the repository's scripts to its end in this process, which has its packages imported already.
 
-
-def script(name: str, *options: object, cwd: Path = ROOT) -> Result:
-    """Run one of the repository's scripts in a process of its own."""
-    return run(PYTHON, ROOT / name, *options, cwd=cwd)
-
-
-def call(command: list[str]) -> int:
-    """Run a script in this process as a user would; return its exit code, with what it says on stderr for a text."""
-    before, path, hook = sys.argv, sys.path[:], sys.excepthook
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    sys.argv = [str(word) for word in command]
-    try:
-        runpy.run_path(str(ROOT / command[0]), run_name="__main__")
-        return 0
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-            return 1
-        return end.code or 0
-    finally:
-        sys.argv, sys.path[:], sys.excepthook = before, path, hook
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    What a script changes in its process is put back afterwards.
+    """
+    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    argv = [str(ROOT / name), *map(str, options)]
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.multiple(sys, argv=argv, path=sys.path[:], excepthook=sys.excepthook),
+        mock.patch.dict(os.environ),
+    ):
+        code = 0
+        gc.freeze()  # the script's workers are forked: they would wait for threads of a session that they collect
+        try:
+            runpy.run_path(argv[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else bool(end.code)
+            err.write(f"{end.code}\n" if isinstance(end.code, str) else "")
+        finally:
+            gc.unfreeze()
+            signal.signal(signal.SIGTERM, handler)
+            if torch := sys.modules.get("torch"):
+                torch.set_num_threads(1)  # as OMP_NUM_THREADS says
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 class Chain(NamedTuple):
@@ -100,6 +106,16 @@ def make(folder: Path, *arguments: str) -> Result:
     defaults = ["EPOCHS=1", "BATCH=64", "THREADS=1", f"PYTHON={PYTHON}"]
     given = {argument.partition("=")[0] for argument in arguments}
     return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
+
+
+def train_small(folder: Path, drawing: Sequence[object], training: Sequence[object]) -> Result:
+    """Prepare data and train and export in this process, with these options; return what the training printed."""
+    drawn = call("02_PrepareData.py", "--out", folder / "data", *drawing)
+    assert drawn.code == 0, drawn.err
+    options = ("--data", folder / "data", "--out", folder / "artifacts", "--threads", 1, *training)
+    result = call("03_Training.py", *options)
+    assert result.code == 0, result.err
+    return result
 
 
 def draw_boards(folder: Path, number: int) -> None:
@@ -157,7 +173,7 @@ def built(once: Callable[..., Chain]) -> Chain:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(WITHOUT_MAKE, "HOME", str(folder / "home"))
             patch.delitem(WITHOUT_MAKE, "CI", raising=False)
-            return make(folder, f"PYTHON={sys.executable}")
+            return make(folder)
 
     return once("chain", build)
 
@@ -165,10 +181,12 @@ def built(once: Callable[..., Chain]) -> Chain:
 @pytest.fixture(scope="session")
 def trained(once: Callable[..., Chain], request: pytest.FixtureRequest) -> Chain:
     """Data, weights and ONNX file of a small training, long enough to read pages. Read only."""
-    slow = request.config.getoption("--slow")
-    size = ("TRAIN=80", "VAL=10", "EPOCHS=7") if slow else ("TRAIN=20", "VAL=5", "EPOCHS=8")
-    chain = once("trained", lambda folder: make(folder, "export", *size))
-    assert chain.result.code == 0, chain.result.err
+    train, val, epochs = (80, 10, 7) if request.config.getoption("--slow") else (20, 5, 8)
+
+    def build(folder: Path) -> Result:
+        return train_small(folder, ("--train", train, "--val", val), ("--epochs", epochs, "--batch-size", 64))
+
+    chain = once("trained", build)
     return chain
 
 

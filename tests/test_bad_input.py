@@ -41,7 +41,7 @@ def files(folder):
 
 @pytest.mark.usefixtures("few_newspapers")
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, capsys, case, name):
+def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, case, name):
     spoil, command, code, words = CASES[name]
     folder = shutil.copytree(sound, tmp_path / "folder")
     monkeypatch.chdir(folder)
@@ -52,12 +52,11 @@ def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, 
     try:
         if spoil == "full":  # files may not grow: what a program sees is what it sees of a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
-        found = call(command)
+        result = call(*command, cwd=folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    err = capsys.readouterr().err
-    printed = [line for line in err.replace("\r", "\n").splitlines() if line.strip() and not BAR.match(line)]
-    assert found == code and words in err, err
+    printed = [line for line in result.err.replace("\r", "\n").splitlines() if line.strip() and not BAR.match(line)]
+    assert result.code == code and words in result.err, result.err
     assert printed[0].startswith(f"{command[0]}: "), printed
     # Parity prints all that is wrong with the model, one reason per line.
     reasons = printed[1:] if command[0] == "04_Parity.py" and "is not the model of" in printed[0] else []

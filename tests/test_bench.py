@@ -5,7 +5,7 @@ import importlib
 import json
 import sys
 
-from conftest import ROOT, run, script
+from conftest import ROOT, call, run
 
 from digitnet_machine import available_cpus
 
@@ -24,7 +24,7 @@ def test_a_part_is_measured_and_added_to_the_report(built, tmp_path):
     earlier = {"chapter": {"results": CHAPTER}, "seeds": {"results": seeds(9.0)}}
     (tmp_path / "bench.json").write_text(json.dumps(earlier))
     options = ("--parts", "inference", "photo", "--quick", "--data", built.data, "--out", tmp_path)
-    result = script("bench/bench.py", *options, cwd=tmp_path)
+    result = call("bench/bench.py", *options, cwd=tmp_path)
     assert result.code == 0, result.err
 
     report = json.loads((tmp_path / "bench.json").read_text())

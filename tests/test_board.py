@@ -8,7 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, script
+from conftest import ROOT, call
 
 from digitnet_boards import load_photo, rectangle
 from pages.fonts import draw_glyphs, load_fonts, pick_file
@@ -350,7 +350,7 @@ def test_a_puzzle_that_is_hard_to_refute_ends_in_doubt():
 
 
 def read(*options, cwd=ROOT):
-    return script("06_ReadBoard.py", *options, "--onnx", MODEL, cwd=cwd)
+    return call("06_ReadBoard.py", *options, "--onnx", MODEL, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

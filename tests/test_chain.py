@@ -10,7 +10,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import PYTHON, ROOT, WITHOUT_MAKE, make, run, script
+from conftest import PYTHON, ROOT, WITHOUT_MAKE, call, make, run
 
 EVALUATION = {
     "confusion_matrix.png",
@@ -171,7 +171,7 @@ def test_training_by_itself_needs_no_arguments(chain):
 def test_same_seed_gives_the_same_weights(built, tmp_path):
     for name in ("a", "b"):
         options = ("--data", built.data, "--out", tmp_path / name, "--epochs", 1, "--threads", 1, "--train-only")
-        assert script("03_Training.py", *options).code == 0
+        assert call("03_Training.py", *options).code == 0
     a, b = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("a", "b"))
     assert a["epochs"][0]["val"] == b["epochs"][0]["val"] and a["data"] == b["data"]
     assert (tmp_path / "a" / "digitnet_best.pth").read_bytes() == (tmp_path / "b" / "digitnet_best.pth").read_bytes()
@@ -179,7 +179,7 @@ def test_same_seed_gives_the_same_weights(built, tmp_path):
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_old_artifacts(chain, snapshot):
     before = snapshot(chain.out)
-    result = script("03_Training.py", "--data", chain.data, "--out", chain.out, "--lr", "1e30", "--epochs", 3)
+    result = call("03_Training.py", "--data", chain.data, "--out", chain.out, "--lr", "1e30", "--epochs", 3)
     assert result.code == 1 and "the loss is not finite" in result.err and "Traceback" not in result.err
     assert snapshot(chain.out) == before
 
@@ -227,7 +227,7 @@ NO_DEFAULT = {
 
 @pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py", "04_Parity.py", "05_Evaluate.py"])
 def test_help_shows_every_option_with_its_default(name):
-    result = script(name, "--help")
+    result = call(name, "--help")
     assert result.code == 0
     options = [" ".join(text.split()) for text in result.out[result.out.index("\noptions:") :].split("\n  --")[1:]]
     shown = ("(default: ", " for digitnet, ", "; photo: ")  # some differ from network to network, style to style

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run, script
+from conftest import ROOT, call, run
 
 import pages
 from pages import effects, marks
@@ -115,11 +115,11 @@ def test_handwriting_has_nine_different_digits_and_its_own_faces_for_validation(
 def test_families_are_left_out_by_name(tmp_path, snapshot):
     for name, options in (("all", ()), ("fewer", ("--without", *pages.FAMILIES))):
         command = ("02_PrepareData.py", "--style", "photo", "--train", 4, "--val", 2, "--out", tmp_path / name)
-        assert script(*command, *options).code == 0
+        assert call(*command, *options).code == 0
     everything, fewer = snapshot(tmp_path / "all"), snapshot(tmp_path / "fewer")
     assert everything.keys() == fewer.keys()
     assert any(everything[name] != fewer[name] for name in everything if name.startswith("grids/train/"))
-    result = script("02_PrepareData.py", "--style", "photo", "--without", "rain")
+    result = call("02_PrepareData.py", "--style", "photo", "--without", "rain")
     assert result.code == 2 and "rain" in result.err
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, run_with, slow
+from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, run, slow
 
 from digitnet_machine import container_cpus
 
@@ -20,8 +20,8 @@ def test_no_script_leaves_a_file_in_home(built, tmp_path):
     assert built.result.code == 0, built.result.err
     photo = next((built.folder / "real" / "photos").glob("*.jpg"))
     command = [sys.executable, ROOT / "06_ReadBoard.py", photo, "--onnx", built.out / "sudoku_digitnet.onnx"]
-    done = run_with(*command, HOME=str(built.folder / "home"), CI=None, PYTHONSAFEPATH="1")
-    assert done.returncode in (3, 4) and not done.stderr, done.stderr  # the chain is hardly trained
+    done = run(*command, HOME=str(built.folder / "home"), CI=None, PYTHONSAFEPATH="1")
+    assert done.code in (3, 4) and not done.err, done.err  # the chain is hardly trained
     assert not list((built.folder / "home").iterdir())
 
 
@@ -43,8 +43,8 @@ NOBODY = [
 def test_surroundings_do_not_stop_a_script(name):
     code = "import digitnet_cli, getpass, os; print('\u2705', getpass.getuser())"
     command = [*(NOBODY if os.getuid() == 0 and name != "ASCII streams" else []), sys.executable, "-c", code]
-    done = run_with(*command, PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(ROOT), **SURROUNDINGS[name])
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    done = run(*command, PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(ROOT), **SURROUNDINGS[name])
+    assert done.code == 0 and not done.err, done.err
 
 
 @slow
@@ -63,8 +63,8 @@ def test_a_user_without_an_entry_in_passwd_runs_every_script(chain):
         "05_Evaluate.py": ["--data", chain.data, *onnx, "--out", chain.out],
     }
     for name, options in scripts.items():
-        done = run_with(*NOBODY, sys.executable, ROOT / name, *options, **environment)
-        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+        done = run(*NOBODY, sys.executable, ROOT / name, *options, **environment)
+        assert done.code == 0 and "Traceback" not in done.err, done.err
 
 
 def test_every_script_finds_its_neighbours_in_a_safe_path():
@@ -97,37 +97,37 @@ def script():
 
 @pytest.mark.parametrize("start", ["script()", "threading.Thread(target=script).start()"])
 def test_a_notebooks_streams_and_threads_do_not_stop_a_script(start):
-    done = run_with(sys.executable, "-c", NOTEBOOK + start, *READ[1:])
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert b"verified: " in done.stdout
+    done = run(sys.executable, "-c", NOTEBOOK + start, *READ[1:])
+    assert done.code == 0 and not done.err, done.err
+    assert "verified: " in done.out
 
 
 def test_closed_streams_do_not_stop_a_script(tmp_path):
     for number, closing in enumerate((">&-", "2>&-", "<&-")):
         picture = tmp_path / f"{number}.png"
         read = shlex.join([*map(str, READ), "--picture", str(picture)])
-        done = run_with("bash", "-c", f"{read} {closing}")
-        assert done.returncode == 0 and picture.stat().st_size and not done.stderr, (closing, done.stderr)
+        done = run("bash", "-c", f"{read} {closing}")
+        assert done.code == 0 and picture.stat().st_size and not done.err, (closing, done.err)
     draw = shlex.join([*map(str, DRAW), str(tmp_path / "new")])  # with bars
-    assert run_with("bash", "-c", f"{draw} >&- 2>&- <&-").returncode == 0
+    assert run("bash", "-c", f"{draw} >&- 2>&- <&-").code == 0
     assert json.loads((tmp_path / "new" / "prepared.json").read_text())["cells"]
 
 
 def test_a_reader_that_left_ends_a_script_quietly(tmp_path):
     code = "import digitnet_cli as c; c.run_script(lambda _: [print('x' * 999) for i in range(999)], 0)"
     command = f'"{sys.executable}" -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'
-    done = run_with("bash", "-c", command, PYTHONPATH=str(ROOT))
-    assert done.returncode == 141 and done.stderr == b""
+    done = run("bash", "-c", command, PYTHONPATH=str(ROOT))
+    assert done.code == 141 and done.err == ""
 
 
 def test_foreign_packages_do_not_come_before_the_environments_own(tmp_path):
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy" / "__init__.py").write_text("raise ImportError('of another Python')")
-    done = run_with(*READ, PYTHONPATH=str(tmp_path))
+    done = run(*READ, PYTHONPATH=str(tmp_path))
     if sys.prefix != sys.base_prefix:  # a virtual environment
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.err
     else:
-        assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"unset PYTHONPATH" in done.stderr
+        assert done.code == 1 and done.err.count("\n") == 1 and "unset PYTHONPATH" in done.err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, draw_boards, make, run, script
+from conftest import ROOT, call, draw_boards, make, run
 
 from digitnet_boards import Page, load_boards, rectangle
 from digitnet_cli import UserError
@@ -42,7 +42,7 @@ def test_nothing_trains_on_the_real_boards(tmp_path):
         load_cells(REAL_BOARDS / "train")
     link = tmp_path / "mine"
     link.symlink_to(REAL_BOARDS)
-    result = script("03_Training.py", "--data", link, "--out", tmp_path)
+    result = call("03_Training.py", "--data", link, "--out", tmp_path)
     assert result.code == 1 and "never for training" in result.err and "Traceback" not in result.err
 
 
@@ -179,7 +179,7 @@ def test_evaluation_needs_neither_pages_nor_real_boards_and_says_so(built, tmp_p
     (tmp_path / "out").mkdir()
     shutil.copy(built.out / "misread_photos.png", tmp_path / "out")  # of other photos, once
     shutil.copy(built.out / "sudoku_digitnet.onnx", tmp_path)
-    result = script("05_Evaluate.py", "--onnx", "sudoku_digitnet.onnx", "--out", "out", "--real", "real", cwd=tmp_path)
+    result = call("05_Evaluate.py", "--onnx", "sudoku_digitnet.onnx", "--out", "out", "--real", "real", cwd=tmp_path)
     assert result.code == 0, result.err
     for words in (
         "skipping camera pages: no data/grids/val.csv\n",
@@ -244,6 +244,6 @@ def test_even_a_small_photo_training_reads_photos(tmp_path, size, boards, accura
     assert built.code == 0, built.err
     model = tmp_path / "artifacts" / "sudoku_digitnet.onnx"
     options = ["--onnx", model, "--data", tmp_path / "data", "--out", tmp_path / "out", "--real", tmp_path / "real"]
-    result = script("05_Evaluate.py", *options, "--min-accuracy", *accuracy)
+    result = call("05_Evaluate.py", *options, "--min-accuracy", *accuracy)
     assert result.code == 0, result.err + result.out
     assert "are right, as required" in result.out

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, run, script
+from conftest import ROOT, call, run
 from mutants import replace
 
 from digitnet_cli import UserError
@@ -22,7 +22,7 @@ from digitnet_parity import check_golden as check_vectors
 
 def check_golden(chain, *options, golden=None):
     onnx_file = chain.out / "sudoku_digitnet.onnx"
-    return script("04_Parity.py", "--onnx", onnx_file, "--golden", golden or chain.out / "golden.npz", *options)
+    return call("04_Parity.py", "--onnx", onnx_file, "--golden", golden or chain.out / "golden.npz", *options)
 
 
 def test_golden_vectors_are_small_whole_and_pytorchs(built):

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, run, script
+from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, call, run
 
 from digitnet_cli import UserError
 from digitnet_data import load_cells
@@ -64,7 +64,7 @@ def stop_after(process, characters, number, words=b""):
 def uninterrupted(built, tmp_path_factory):
     """The weights of an uninterrupted run, and the length of its output."""
     out = tmp_path_factory.mktemp("uninterrupted")
-    result = script("03_Training.py", *options(built, out))
+    result = call("03_Training.py", *options(built, out))
     assert result.code == 0, result.err
     assert sorted(path.name for path in out.iterdir()) == ["digitnet_best.pth", "training.json"]
     return (out / "digitnet_best.pth").read_bytes(), len(result.out) + len(result.err)
@@ -97,7 +97,7 @@ def test_training_that_is_asked_to_stop_says_how_to_continue_and_does(built, uni
     code, printed = stop_after(training, 0, number, b"epoch 2/")
     assert code == 128 + number and "Traceback" not in printed
     assert "The same command continues after the last whole epoch" in printed
-    result = script("03_Training.py", *options(built, tmp_path))
+    result = call("03_Training.py", *options(built, tmp_path))
     assert result.code == 0 and "continues after epoch 1" in result.out
     assert (tmp_path / "digitnet_best.pth").read_bytes() == weights
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_not_used(chain, uninterr
         pixels = cv2.imread(str(cell), cv2.IMREAD_GRAYSCALE)
         cell.unlink()
         cv2.imwrite(str(cell), 255 - pixels)
-    result = script("03_Training.py", *options(chain, out), *(("--seed", 1) if change == "settings" else ()))
+    result = call("03_Training.py", *options(chain, out), *(("--seed", 1) if change == "settings" else ()))
     assert result.code == 0 and "from the beginning" in result.out
     cause = {"settings": "another seed", "data": "another train_sha256", "state broken": "cannot be read"}[change]
     assert cause in result.out
@@ -193,7 +193,7 @@ def cells_of(folder):
 
 def test_preparing_data_killed_at_every_change_and_at_random_leaves_no_half_set(tmp_path, request, count):
     for seed in (1, 2):
-        assert script("02_PrepareData.py", *prepare(tmp_path / f"whole{seed}", seed)).code == 0
+        assert call("02_PrepareData.py", *prepare(tmp_path / f"whole{seed}", seed)).code == 0
     old, new = (cells_of(tmp_path / f"whole{seed}") for seed in (1, 2))
     assert old and new and old != new
     rng, outcomes = np.random.default_rng(0), {"old": 0, "new": 0, "refused": 0}
@@ -217,6 +217,6 @@ def test_preparing_data_killed_at_every_change_and_at_random_leaves_no_half_set(
         process.communicate()
         judge(folder)
     assert outcomes["old"] and outcomes["refused"]
-    assert script("02_PrepareData.py", *prepare(folder, 2)).code == 0 and cells_of(folder) == new
+    assert call("02_PrepareData.py", *prepare(folder, 2)).code == 0 and cells_of(folder) == new
     assert not list(folder.glob(".new.*")) and not list(folder.glob(".old.*"))
     count(f"preparing data: killed {sum(outcomes.values())} times, then found {outcomes}")

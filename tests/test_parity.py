@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import Result, call
+from conftest import call
 from mutants import replace, weight
 from onnx import numpy_helper
 
@@ -18,13 +18,12 @@ from digitnet_parity import Limits, Reference, compare, compute_reference, count
 
 
 @pytest.fixture
-def check(few_newspapers, capsys):
+def check(few_newspapers):
     """Call check(chain, options...) to run 04_Parity.py on a chain's files."""
 
     def run_check(chain, *options):
         files = ("--onnx", chain.out / "sudoku_digitnet.onnx", "--weights", chain.out / "digitnet_best.pth")
-        code = call(["04_Parity.py", *files, "--data", chain.data, *options])
-        return Result(code, *capsys.readouterr())
+        return call("04_Parity.py", *files, "--data", chain.data, *options)
 
     return run_check
 

@@ -6,7 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from conftest import script
+from conftest import call
 
 from digitnet_boards import BOARD_SIDE, read_pages, rectangle, rectify
 from digitnet_cli import UserError
@@ -25,7 +25,7 @@ SMALL = ("--style", "photo", "--train", 6, "--val", 4, "--seed", 7, "--without",
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photo")
     for workers in (1, 3):
-        result = script("02_PrepareData.py", *SMALL, "--workers", workers, "--out", folder / str(workers))
+        result = call("02_PrepareData.py", *SMALL, "--workers", workers, "--out", folder / str(workers))
         assert result.code == 0, result.err
     return folder
 

@@ -3,7 +3,7 @@
 
 import cv2
 import numpy as np
-from conftest import script
+from conftest import call
 
 from digitnet_boards import cut_cells, read_pages, rectify
 from digitnet_data import load_cells
@@ -35,7 +35,7 @@ def test_solver_solves_a_published_17_clue_puzzle():
 
 def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, snapshot):
     for name, workers in (("one", 1), ("three", 3)):
-        result = script("02_PrepareData.py", *SMALL, "--seed", 7, "--workers", workers, "--out", tmp_path / name)
+        result = call("02_PrepareData.py", *SMALL, "--seed", 7, "--workers", workers, "--out", tmp_path / name)
         assert result.code == 0, result.err
     files = {name: snapshot(tmp_path / name) for name in ("one", "three")}
     for name in files:
@@ -45,7 +45,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, sna
     # files, the marker.
     assert len(files["one"]) == (5 * 2 + 6 + 6 * 2) * 82 + 3 * 81 + 3
 
-    result = script("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one")
+    result = call("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one")
     assert result.code == 0, result.err
     other = snapshot(tmp_path / "one")
     assert other.keys() != files["one"].keys()  # other digits at other places
@@ -87,7 +87,7 @@ def test_train_and_val_have_different_puzzles(built):
 def test_own_puzzles_are_used(tmp_path):
     own = [draw_puzzle(np.random.default_rng(seed)) for seed in range(5)]
     (tmp_path / "own.txt").write_text("\n".join(p.replace("0", ".") for p in own) + "\n\n" + own[0] + "\n")
-    result = script("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
+    result = call("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
     assert result.code == 0, result.err
     pages = {split: read_pages(tmp_path / "data" / "grids" / f"{split}.csv") for split in ("train", "val")}
     assert {page.givens for page in [*pages["train"][:6], *pages["val"]]} == set(own)
@@ -138,12 +138,12 @@ def test_data_of_others_are_never_overwritten(tmp_path, snapshot):
     (tmp_path / "data" / "train" / "0").mkdir(parents=True)
     (tmp_path / "data" / "train" / "0" / "mine.png").write_bytes(b"mine")
     before = snapshot(tmp_path / "data")
-    result = script("02_PrepareData.py", *SMALL, "--out", tmp_path / "data")
+    result = call("02_PrepareData.py", *SMALL, "--out", tmp_path / "data")
     assert result.code == 1 and "was not made by this script" in result.err
     assert snapshot(tmp_path / "data") == before
 
 
 def test_half_prepared_data_are_not_taken_for_whole(chain):
     (chain.data / "prepared.json").unlink()
-    result = script("03_Training.py", "--data", chain.data, "--out", chain.out)
+    result = call("03_Training.py", "--data", chain.data, "--out", chain.out)
     assert result.code == 1 and "only half prepared" in result.err

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DRAW, PIPES, ROOT, WITHOUT_MAKE, run_with, script, slow
+from conftest import DRAW, PIPES, ROOT, WITHOUT_MAKE, call, run, slow
 
 from digitnet_cli import UserError
 from digitnet_machine import alone_in, open_pool
@@ -30,7 +30,7 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(tmp_pat
 def test_a_script_does_not_write_where_another_run_does(built, tmp_path, name):
     options = {"02_PrepareData.py": DRAW[2:-1], "03_Training.py": ["--data", built.data, "--epochs", 1, "--threads", 1]}
     with alone_in(tmp_path):
-        done = script(name, *options[name], "--out", tmp_path)
+        done = call(name, *options[name], "--out", tmp_path)
     assert done.code == 1
     assert done.err == f"{name}: another run is writing to {tmp_path}: wait until it ends, or name another\n"
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
@@ -68,7 +68,7 @@ def test_workers_end_with_their_parent_whatever_the_start_method(tmp_path, metho
     (tmp_path / "sitecustomize.py").write_text(
         f"import multiprocessing; multiprocessing.set_start_method({method!r}, force=True)"
     )
-    assert run_with(*DRAW, tmp_path / "data").returncode == 0
+    assert run(*DRAW, tmp_path / "data").code == 0
     before, mark = snapshot(tmp_path / "data"), f"MARK={tmp_path}"
     draw = [sys.executable, ROOT / "02_PrepareData.py", "--train", "60", "--workers", "2", "--out", tmp_path / "data"]
     environment = WITHOUT_MAKE | {"PYTHONPATH": str(tmp_path), "MARK": str(tmp_path)}
@@ -90,7 +90,7 @@ def test_workers_end_with_their_parent_whatever_the_start_method(tmp_path, metho
     after = snapshot(tmp_path / "data")
     assert before.items() <= after.items()
     assert all(name.startswith(".new.") for name in after.keys() - before.keys())
-    assert run_with(*DRAW, tmp_path / "data").returncode == 0
+    assert run(*DRAW, tmp_path / "data").code == 0
     assert snapshot(tmp_path / "data").keys() == before.keys()
 
 

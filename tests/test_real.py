@@ -7,7 +7,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import PYTHON, ROOT, run, script
+from conftest import PYTHON, ROOT, call, run
 from PIL import Image
 
 from digitnet_boards import CORNER_COLUMNS, load_boards, read_photos, rectify
@@ -64,7 +64,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def real(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "out"
-    result = script("tools/real.py", dataset[0], "--out", folder)
+    result = call("tools/real.py", dataset[0], "--out", folder)
     assert result.code == 0, result.err
     return folder, result
 
@@ -102,12 +102,12 @@ def test_boards_are_straightened_upright_with_their_digits(dataset, real):
 
 def test_the_test_part_can_be_chosen_and_nothing_is_overwritten(dataset, tmp_path, snapshot):
     out = tmp_path / "data" / "real"
-    result = script("tools/real.py", dataset[0], "--part", "test", "--out", out)
+    result = call("tools/real.py", dataset[0], "--part", "test", "--out", out)
     assert result.code == 0 and result.out == f"1 boards and photos in {out}\n"
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "boards", "labels.csv", "photos"]
     assert [path.name for path in (out / "boards").iterdir()] == ["image5.jpg"]
     before = snapshot(tmp_path)
-    result = script("tools/real.py", dataset[0], "--out", out)
+    result = call("tools/real.py", dataset[0], "--out", out)
     assert result.code == 1 and f"{out} already exists: remove it" in result.err
     assert snapshot(tmp_path) == before
 
@@ -142,7 +142,7 @@ DAMAGE = {
 def test_a_folder_that_is_no_clone_is_reported_in_one_line(dataset, tmp_path, name):
     clone = shutil.copytree(dataset[0], tmp_path / "clone")
     DAMAGE[name][0](clone)
-    result = script("tools/real.py", clone, "--out", tmp_path / "out")
+    result = call("tools/real.py", clone, "--out", tmp_path / "out")
     assert result.code == 1 and DAMAGE[name][1].format(clone) in result.err and result.err.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"clone"}  # nothing is left over
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PYTHON, ROOT, TORCHRUN, Chain, run, script
+from conftest import PYTHON, ROOT, TORCHRUN, Chain, call, run
 
 from digitnet_data import Cells, load_cells, normalize
 from digitnet_model import NETWORKS
@@ -217,8 +217,8 @@ def test_bfloat16_trains_float32_weights(built, tmp_path):
     for name, split in (("train", "val"), ("val", "calibration")):
         (tmp_path / name).symlink_to(built.data / split)
     options = ("--data", tmp_path, *OPTIONS, "--out")
-    assert script("03_Training.py", *options, tmp_path / "plain").code == 0
-    assert script("03_Training.py", *options, tmp_path / "short", "--bf16").code == 0
+    assert call("03_Training.py", *options, tmp_path / "plain").code == 0
+    assert call("03_Training.py", *options, tmp_path / "short", "--bf16").code == 0
     (plain, _), (epochs, weights) = trained(tmp_path / "plain"), trained(tmp_path / "short")
     assert all(value.dtype == torch.float32 for value in weights.values())
     assert epochs[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=0.05)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pip
 import pytest
-from conftest import ROOT, run_with, slow
+from conftest import ROOT, run, slow
 
 
 @pytest.mark.parametrize("venv", [".venv", ".venv-read"])
@@ -19,11 +19,11 @@ def test_a_virtual_environment_without_its_python_is_reported(tmp_path, venv):
         (tmp_path / name).touch()
     (tmp_path / venv / "bin").mkdir(parents=True)
     (tmp_path / venv / "bin" / "python").symlink_to("/usr/bin/python3.99")
-    done = run_with("make", "-C", tmp_path, f"{venv}/.installed")
-    assert done.returncode == 2 and f"mv {venv} {venv}.old".encode() in done.stderr
+    done = run("make", "-C", tmp_path, f"{venv}/.installed")
+    assert done.code == 2 and f"mv {venv} {venv}.old" in done.err
     (tmp_path / venv / ".installed").touch()
-    done = run_with("make", "-C", tmp_path, "-n", f"{venv}/.installed")  # make's own: built anew
-    assert done.returncode == 0 and f"-m venv --clear {venv}".encode() in done.stdout
+    done = run("make", "-C", tmp_path, "-n", f"{venv}/.installed")  # make's own: built anew
+    assert done.code == 0 and f"-m venv --clear {venv}" in done.out
 
 
 def test_an_unsupported_python_is_skipped(tmp_path):
@@ -33,10 +33,10 @@ def test_an_unsupported_python_is_skipped(tmp_path):
     (tmp_path / "python3.13").write_text("#!/bin/sh\necho 3.13\n")
     (tmp_path / "python3.13").chmod(0o755)
     (tmp_path / "requirements.txt").touch()
-    done = run_with("make", "-C", tmp_path, "-n", ".venv/.installed", PATH=f"{tmp_path}:/usr/bin:/bin")
-    assert b"base='python3.13'" in done.stdout
-    done = run_with("make", "-C", tmp_path, "-n", ".venv/.installed", f"PYTHON3={sys.executable}")
-    assert f"base='{sys.executable}'".encode() in done.stdout
+    done = run("make", "-C", tmp_path, "-n", ".venv/.installed", PATH=f"{tmp_path}:/usr/bin:/bin")
+    assert "base='python3.13'" in done.out
+    done = run("make", "-C", tmp_path, "-n", ".venv/.installed", f"PYTHON3={sys.executable}")
+    assert f"base='{sys.executable}'" in done.out
 
 
 def make_wheel(folder, name, needs=""):
@@ -78,7 +78,7 @@ def test_packages_go_to_the_environment_whatever_pips_settings_say(tmp_path, nam
     variables = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
     if where == "variables":
         variables = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
-    done = run_with("make", "-C", tmp_path, ".venv/.installed", **variables)
-    assert done.returncode == 0, done.stderr
+    done = run("make", "-C", tmp_path, ".venv/.installed", **variables)
+    assert done.code == 0, done.err
     assert {"tiny.py", "tinier.py"} <= {path.name for path in packages.iterdir()}
     assert not (tmp_path / "elsewhere").exists()
