@@ -14,14 +14,11 @@ and without. Writes artifacts/evaluation.json and pictures: confusion_matrix.png
 training_cells.png, learning_curve.png from the training.json beside the ONNX file, and misread_photos.png.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import (
@@ -38,6 +35,7 @@ from digitnet_cli import (
 # isort: split
 import cv2
 import numpy as np
+import onnxruntime
 from tqdm import tqdm
 
 import digitnet_pictures as pictures
@@ -59,9 +57,6 @@ from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, PhotoReading
 from digitnet_scores import KINDS, Predictions, describe_run
 from reading.board import read_board
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 CORNER_ERROR = 0.006  # standard deviation of each coordinate of a corner, as a fraction of the board's side

@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boards, pages and photos: their tables, their pictures, and how a straightened board is cut into cells."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from digitnet_cli import UserError, first_line
 from digitnet_data import CELL_SIZE, Cells, mend_data, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 BOARD_SIDE = 450  # pixels of a straightened board, from which the later chapters' grid processor cuts its cells
 # Cut off each side of a cell, as a fraction of the cell. Clients cut between 0 and 0.12, the value of the later

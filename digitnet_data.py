@@ -5,24 +5,20 @@ The input contract of the networks, stated here and nowhere else: a cell is 28x2
 255 = white paper); class 0 is a blank cell, classes 1-9 are the digits; `normalize` turns pixels into the input.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from digitnet_cli import ROOT, UserError, first_line, remake
 from digitnet_machine import available_cpus, open_pool
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 CELL_SIZE = 28  # pixels per side
 NUM_CLASSES = 10

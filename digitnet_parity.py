@@ -13,11 +13,13 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from onnxruntime import InferenceSession
 
 from digitnet_cli import UserError, first_line, remake
 from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, normalize
@@ -34,10 +36,7 @@ from digitnet_onnx import (
 from digitnet_scores import score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
-    from onnxruntime import InferenceSession
 
 BATCHES = (1, 2, 3, 81, 119, 512)  # cells per run; 81 is a board, 119 an odd number with odd remainders
 NOISE_SEED = 0

@@ -18,7 +18,6 @@ import numpy as np
 from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, sha256_of_cells
 from digitnet_machine import available_cpus, read_system_file
 
-CONFIDENCE_BINS = (0.0, 0.5, CONFIDENCE_THRESHOLD, 0.8, 0.9, 0.95, 0.99, 1.0)
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "opencv-python-headless")
 KINDS = ("cells", "digits", "blanks", "boards")  # counted by `score`: all of them, and as wrong_… the wrong ones
 
@@ -91,24 +90,13 @@ def describe_predictions(predictions: Predictions) -> dict:
 
 
 def confidence(predictions: Predictions) -> dict:
-    """Return the mean probability of right cells, the digits lost to the threshold, and a calibration table."""
+    """Return the mean probability of right cells, and the right digits that the threshold takes for blank."""
     right = predictions.classes == predictions.cells.labels
     right_digits = right & (predictions.cells.labels != BLANK)
-    bins = np.digitize(predictions.probabilities, CONFIDENCE_BINS[1:-1])
     return {
         "mean_of_right_cells": float(predictions.probabilities[right].mean()) if right.any() else 0.0,
         "right_digits": int(right_digits.sum()),
         "right_digits_below": int((right_digits & (predictions.probabilities < CONFIDENCE_THRESHOLD)).sum()),
-        "calibration": [
-            {
-                "from": CONFIDENCE_BINS[i],
-                "to": CONFIDENCE_BINS[i + 1],
-                "cells": int((bins == i).sum()),
-                "mean_probability": float(predictions.probabilities[bins == i].mean()),
-                "fraction_right": float(right[bins == i].mean()),
-            }
-            for i in np.unique(bins)
-        ],
     }
 
 

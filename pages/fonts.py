@@ -15,40 +15,22 @@ EM = 150  # digits are rendered at this size, then reduced
 
 # Fonts by package, and how often each is drawn.
 # Newspapers print most boards in a Helvetica or an Arial: Arimo has its shapes and widths.
+TRAIN_ONCE = (
+    "archivo_narrow roboto open_sans pt_sans ibm_plex_sans source_sans_3 news_cycle oswald pt_serif"
+    " libre_baskerville crimson_text domine"
+)
 TRAIN_FONTS = {
     "fontpkg_arimo": 5,
     "fontpkg_archivo": 2,
-    "fontpkg_archivo_narrow": 1,
-    "fontpkg_roboto": 1,
-    "fontpkg_open_sans": 1,
-    "fontpkg_pt_sans": 1,
-    "fontpkg_ibm_plex_sans": 1,
-    "fontpkg_source_sans_3": 1,
-    "fontpkg_news_cycle": 1,
-    "fontpkg_oswald": 1,
-    "fontpkg_pt_serif": 1,
-    "fontpkg_libre_baskerville": 1,
-    "fontpkg_crimson_text": 1,
-    "fontpkg_domine": 1,
+    **{f"fontpkg_{name}": 1 for name in TRAIN_ONCE.split()},
     "matplotlib": 2,
 }
-VAL_FONTS = {
-    "fontpkg_libre_franklin": 2,
-    "fontpkg_inter": 2,
-    "fontpkg_work_sans": 1,
-    "fontpkg_barlow_semi_condensed": 1,
-    "fontpkg_noto_serif": 1,
-}
+VAL_ONCE = ("fontpkg_work_sans", "fontpkg_barlow_semi_condensed", "fontpkg_noto_serif")
+VAL_FONTS = {"fontpkg_libre_franklin": 2, "fontpkg_inter": 2, **dict.fromkeys(VAL_ONCE, 1)}
 # Handwriting: answers and pencil marks.
+HANDS_ONCE = "indie_flower shadows_into_light delius permanent_marker zeyada"
 HANDS = {
-    "train": {
-        "fontpkg_caveat": 2,
-        "fontpkg_indie_flower": 1,
-        "fontpkg_shadows_into_light": 1,
-        "fontpkg_delius": 1,
-        "fontpkg_permanent_marker": 1,
-        "fontpkg_zeyada": 1,
-    },
+    "train": {"fontpkg_caveat": 2, **{f"fontpkg_{name}": 1 for name in HANDS_ONCE.split()}},
     "val": {"fontpkg_kalam": 1},
 }
 # Endings of static files' names (other weights are left out); files with [axes] are variable fonts.
