@@ -8,7 +8,8 @@ Answers: noise in batches of several sizes, inputs at the ends of the range, all
 newspaper photos, in fonts that training never sees.
 PyTorch in float64 is the reference, so that a mismatch can be attributed to one stage: PyTorch's float32, the
 exported graph (ONNX Runtime with its optimizer off), or ONNX Runtime's optimizer (the graph as shipped).
-Collects every failure and prints one per line. Writes parity.json and, with --write-golden, golden vectors.
+Collects every failure and prints one per line. Writes parity.json, its summary as parity.txt and, with
+--write-golden, golden vectors.
 
 On another machine, with numpy and onnxruntime alone (requirements-inference.txt), copy both files there and run
   python3 04_Parity.py --onnx sudoku_digitnet.onnx --golden golden.npz
@@ -30,7 +31,7 @@ import numpy as np
 
 import digitnet_parity as parity
 from digitnet_data import NUM_CLASSES, load_cells
-from digitnet_machine import keep_freed_memory, sha256, write_file, write_json
+from digitnet_machine import keep_freed_memory, sha256, write_file, write_json, write_text
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import Limits, Reference
 from digitnet_scores import describe_run
@@ -151,7 +152,8 @@ def summarize(failures: list[str], measured: dict[str, dict]) -> str:
 def main(args: argparse.Namespace) -> None:
     """Check, write the report, print the verdict. Raises UserError with every failure."""
     verdict = args.report or args.onnx.with_name("parity.json")
-    verdict.unlink(missing_ok=True)  # an earlier verdict must not remain if this check fails to run
+    for old in (verdict, verdict.with_suffix(".txt")):
+        old.unlink(missing_ok=True)  # an earlier verdict must not remain if this check fails to run
     keep_freed_memory()
     limits = Limits(args.max_mae, args.max_abs)
     failures, report = (check_on_any_machine if args.golden else check_beside_pytorch)(args, limits)
@@ -160,6 +162,7 @@ def main(args: argparse.Namespace) -> None:
     content["sha256"] = {str(args.onnx): sha256(args.onnx), **content.get("sha256", {})}
     content["run"] = describe_run() | {"fast_math": parity.fast_math()}
     write_json(verdict, content)
+    write_text(verdict.with_suffix(".txt"), f"{summary}\n")
     if failures:
         expected = args.golden or args.weights
         raise UserError(f"{args.onnx} is not the model of {expected}:\n  " + "\n  ".join(failures))

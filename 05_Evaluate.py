@@ -10,8 +10,9 @@ real boards        data/real/boards, from photos of newspapers, at crop margins 
 real photos        data/real/photos, whole photos, in which reading/ finds and reads the board
 
 Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as later chapters' clients do,
-and without. Writes artifacts/evaluation.json and pictures: confusion_matrix.png, misread_cells.png,
-training_cells.png, learning_curve.png from the training.json beside the ONNX file, and misread_photos.png.
+and without. Writes artifacts/evaluation.json, its summary as evaluation.txt, and pictures: confusion_matrix.png,
+misread_cells.png, training_cells.png, learning_curve.png from the training.json beside the ONNX file, and
+misread_photos.png.
 """
 
 import argparse
@@ -52,7 +53,7 @@ from digitnet_boards import (
     rectify,
 )
 from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell, load_cells
-from digitnet_machine import sha256, write_json
+from digitnet_machine import sha256, write_json, write_text
 from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, PhotoReading
 from digitnet_scores import KINDS, Predictions, describe_run
@@ -241,6 +242,7 @@ def main(args: argparse.Namespace) -> None:
     content = {"summary": summarize_evaluation(report, described), "sets": report, "photos": described}
     content |= {"sha256": {str(args.onnx): sha256(args.onnx)}, "run": describe_run()}
     write_json(args.out / "evaluation.json", content)
+    write_text(args.out / "evaluation.txt", f"{content['summary']}\n")
     print(f"Saved: {args.out}/evaluation.json and pictures beside it")
     if args.min_accuracy and described:
         check_accuracy(report, described, args.min_accuracy)

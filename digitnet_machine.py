@@ -142,10 +142,14 @@ def write_file(path: Path | str, write: Callable[[str], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all."""
+    write_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path | str, content: dict[str, Any]) -> None:
     """Write `content` as indented JSON, whole or not at all."""
-    text = json.dumps(content, indent=2) + "\n"
-    write_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def sha256(path: Path | str) -> str:
