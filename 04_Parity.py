@@ -30,7 +30,7 @@ from digitnet_cli import UserError, argument_parser, positive_float, run_script
 import numpy as np
 
 import digitnet_parity as parity
-from digitnet_data import NUM_CLASSES, load_cells
+from digitnet_data import load_cells
 from digitnet_machine import keep_freed_memory, sha256, write_file, write_json, write_text
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import Limits, Reference
@@ -74,20 +74,14 @@ def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:
     Takes some cells of every class from each set, and little noise, because noise does not compress.
     """
     inputs, logits = [], []
-    for reference in references:
-        if reference.cells or len(reference.inputs) < 50:
-            chosen = np.arange(len(reference.inputs))
-            if reference.cells:
-                chosen = some_of_every_class(reference.cells.labels, GOLDEN_CELLS_PER_CLASS)
+    for reference in (reference for reference in references if reference.cells or len(reference.inputs) < 50):
+        labels = reference.cells.labels if reference.cells else np.zeros(len(reference.inputs))
+        most = GOLDEN_CELLS_PER_CLASS if reference.cells else len(labels)
+        for of_class in (np.flatnonzero(labels == label) for label in np.unique(labels)):
+            chosen = of_class[np.linspace(0, len(of_class) - 1, min(most, len(of_class)), dtype=int)]
             inputs.append(reference.inputs[chosen])
             logits.append(reference.logits[chosen])
     return np.concatenate(inputs), np.concatenate(logits)
-
-
-def some_of_every_class(labels: np.ndarray, number: int) -> np.ndarray:
-    """Return the indices of up to `number` cells of every class, evenly spread over the set."""
-    classes = [np.flatnonzero(labels == label) for label in range(NUM_CLASSES)]
-    return np.concatenate([of[np.linspace(0, len(of) - 1, min(number, len(of)), dtype=int)] for of in classes])
 
 
 def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: Path, versions: dict) -> None:

@@ -165,7 +165,7 @@ def summarize_evaluation(report: dict[str, dict], photos: dict | None) -> str:
     """Return the main error counts, with the threshold, as one line."""
     parts = []
     for name in (name for name in (VALIDATION, CAMERA, REAL) if name in report):
-        parts.append(f"{name}: {scores.count_wrong(report[name]['thresholded'])} wrong")
+        parts.append(f"{name}: {scores.count_wrong(report[name]['thresholded'], ('cells', 'digits', 'boards'))} wrong")
     if photos:
         counts = photos["all"]
         wrong_photos = f"{counts['photos'] - counts['right']} of {counts['photos']} wrong"

@@ -5,13 +5,11 @@ The input contract of the networks, stated here and nowhere else: a cell is 28x2
 255 = white paper); class 0 is a blank cell, classes 1-9 are the digits; `normalize` turns pixels into the input.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +79,6 @@ def load_cells(folder: Path | str) -> Cells:
 
 def read_cells(paths: list[str]) -> tuple[np.ndarray, list[str]]:
     """Read cell images; return uint8 [N, 28, 28], and the paths of those that store grey as RGB."""
-    read_ahead(paths)
     pixels, is_colour = zip(*(read_cell(path) for path in paths), strict=True)
     return np.stack(pixels), list(itertools.compress(paths, is_colour))
 
@@ -131,15 +128,6 @@ def parse_name(file: str) -> tuple[str, int]:
     stem = os.path.splitext(file)[0]
     board, _, place = stem.rpartition("_")
     return (board, int(place)) if place.isascii() and place.isdigit() and int(place) < 81 else (stem, -1)
-
-
-def read_ahead(paths: Iterable[str]) -> None:
-    """Ask the system to fetch all of the files, so that the disk's delays overlap."""
-    for path in paths if hasattr(os, "posix_fadvise") else ():  # Linux has it
-        with contextlib.suppress(OSError):  # read_cell reports it
-            file = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
-            os.close(file)
 
 
 def read_cell(path: Path | str) -> tuple[np.ndarray, bool]:

@@ -148,14 +148,13 @@ def export(model: torch.nn.Module, path: Path) -> None:
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,  # True is the default, and makes two files
+                verbose=False,  # its marks need a terminal in UTF-8
                 dynamic_shapes={"x": {0: torch.export.Dim("N")}},
             )
         except Exception as error:  # the exporter's errors have no common base class
             cause: BaseException = error
             while inner := cause.__cause__ or cause.__context__:
                 cause = inner
-            if isinstance(cause, BrokenPipeError):  # while it prints
-                raise cause from None
             reason = f"{type(cause).__name__}: {first_line(cause)}"
             raise UserError(f"the exporter failed, {path} is unchanged: {reason}") from error
         drop_traces(name)

@@ -43,12 +43,7 @@ def score(cells: Cells, predictions: np.ndarray) -> dict[str, int]:
     }
 
 
-def describe_scores(scores: dict[str, int]) -> str:
-    """Return the counts of `score` as one line for people."""
-    return ", ".join(f"{scores[f'wrong_{kind}']} of {scores[kind]:,} {kind} wrong" for kind in KINDS)
-
-
-def count_wrong(scores: dict[str, int], kinds: tuple[str, ...] = ("cells", "digits", "boards")) -> str:
+def count_wrong(scores: dict[str, int], kinds: tuple[str, ...] = KINDS) -> str:
     """Return the wrong ones of these kinds for a table or a summary, without kinds that are not there."""
     return ", ".join(f"{scores[f'wrong_{kind}']:,} of {scores[kind]:,} {kind}" for kind in kinds if scores[kind])
 

@@ -125,27 +125,12 @@ def vary_puzzle(puzzle: str, givens: int, rng: np.random.Generator) -> str:
     return "".join(map(str, board.ravel()))
 
 
-def place_forced(state: list[int]) -> bool:
-    """Place digits in `state` while one has a single place left in a unit; return False on a contradiction."""
-    before: list[int] = []
-    while before != state:
-        before = state.copy()
-        for unit in UNITS:
-            for bit in (1 << digit for digit in range(9)):
-                places = [cell for cell in unit if state[cell] & bit]
-                if not places or (len(places) == 1 and state[places[0]] != bit and not place(state, places[0], bit)):
-                    return False
-    return True
-
-
 def judge_puzzle(puzzle: str) -> str:
     """Return why `puzzle` cannot be used, or "" if it has exactly one solution."""
-    state = [511] * 81
-    givens = [(cell, 1 << (int(digit) - 1)) for cell, digit in enumerate(puzzle) if digit != "0"]
-    sound = all(place(state, cell, bit) for cell, bit in givens) and place_forced(state)
-    found = search(state, range(1, 10), iter(range(MOST_STEPS if sound else 0)))
+    givens = {cell: int(digit) for cell, digit in enumerate(puzzle) if digit != "0"}
+    found = solutions(givens, steps=iter(range(MOST_STEPS)))
     try:
-        if not sound or next(found, None) is None:
+        if next(found, None) is None:
             return "the givens contradict each other, there is no solution"
         return "" if next(found, None) is None else "the puzzle has more than one solution"
     except SearchLimitError:
