@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from measure import median_time, plural, run_measured, table
+from measure import plural, run_measured, table
+from torch.utils.benchmark import Timer
 
 from digitnet_machine import available_cpus
 from digitnet_model import NETWORKS
@@ -60,7 +61,8 @@ def bench_inference(args: argparse.Namespace) -> dict:
             x = np.random.default_rng(0).standard_normal((cells, 1, 28, 28), np.float32)
             for name, call in calls.items():
                 cpu, start = time.process_time(), time.perf_counter()
-                times.setdefault((name, cells), []).append(median_time(lambda c=call, x=x: c(x), 0.2))
+                timer = Timer("call(x)", globals={"call": call, "x": x})
+                times.setdefault((name, cells), []).append(timer.blocked_autorange().median)
                 share = (time.process_time() - cpu) / (time.perf_counter() - start)
                 busy.setdefault((name, cells), []).append(share)
     results = {

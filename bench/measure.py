@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by all parts: run and measure commands, time functions, print tables."""
+"""Shared by all parts: run and measure commands, print tables."""
 
 import argparse
 import json
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from digitnet_cli import UserError
@@ -78,19 +77,6 @@ def chapter_cells(data: Path, out: Path) -> Path:
             if path.name.partition("_")[0] in chapter:
                 (out / split / path.parent.name / path.name).symlink_to(path)
     return out
-
-
-def median_time(call: Callable[[], object], seconds: float) -> float:
-    """Return the median seconds of a call, of at least five calls during `seconds`, after two to warm up."""
-    times: list[float] = []
-    end = 0.0
-    while len(times) < 7 or time.perf_counter() < end:
-        if len(times) == 2:
-            end = time.perf_counter() + seconds
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
 
 
 def in_epochs(seconds: float | None, args: argparse.Namespace) -> float | str:

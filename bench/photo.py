@@ -8,13 +8,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from measure import ROOT, median_time, run_measured, table
+from measure import ROOT, run_measured, table
+from torch.utils.benchmark import Timer
 
 from digitnet_boards import load_photo
 from digitnet_onnx import open_session
 from pages.camera import draw_photos
 from pages.newspaper import text_bank
-from reading.board import VERIFIED, read_board
+from reading.board import VERIFIED, Reading, read_board
 
 MODEL = ROOT / "pretrained/sudoku_digitnet_photo.onnx"
 SIZES = {"1,000 pixels": (1000, 750), "12 megapixels": (4000, 3000)}  # height, width
@@ -39,6 +40,10 @@ def bench_photo(args: argparse.Namespace) -> dict:
     session = open_session(MODEL, threads=1)
     folder = args.out / "photos"
     folder.mkdir(exist_ok=True)
+
+    def read(path: Path) -> Reading:
+        return read_board(session, load_photo(path))
+
     results, rows = {}, []
     photos, runs = (2, 1) if args.quick else (PHOTOS, RUNS)
     for name, (height, width) in SIZES.items():
@@ -46,8 +51,9 @@ def bench_photo(args: argparse.Namespace) -> dict:
         for number, (_, photo) in enumerate(draw_photos(photos)):
             paths.append(folder / f"{height}_{number}.jpg")
             cv2.imwrite(str(paths[-1]), draw_page(photo.view, height, width))
-        readings = [read_board(session, load_photo(path)) for path in paths]
-        seconds = [median_time(lambda path=path: read_board(session, load_photo(path)), 0) for path in paths]
+        readings = [read(path) for path in paths]
+        timers = [Timer("read(path)", globals={"read": read, "path": path}) for path in paths]
+        seconds = [timer.blocked_autorange(min_run_time=0.5).median for timer in timers]
         results[name] = seconds
         rows.append([f"{name}, in process", statistics.median(seconds), max(seconds), len(seconds)])
         verified = [path for path, reading in zip(paths, readings, strict=True) if reading.verdict == VERIFIED]

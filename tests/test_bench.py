@@ -10,7 +10,7 @@ from conftest import ROOT, call, run
 from digitnet_machine import available_cpus
 
 sys.path.insert(0, str(ROOT / "bench"))
-measure, bench = (importlib.import_module(name) for name in ("measure", "bench"))
+bench = importlib.import_module("bench")
 
 CHAPTER = {"epoch_seconds": 30.0, "validation_seconds": 6.0}
 
@@ -43,19 +43,6 @@ def test_without_packages_one_line_says_what_is_missing(tmp_path):
     result = run(sys.executable, "-S", ROOT / "bench" / "bench.py", cwd=tmp_path)
     assert result.code == 1 and result.err.count("\n") == 1
     assert "bench.py: " in result.err and "has no package" in result.err
-
-
-def test_a_time_is_the_median_of_five_calls_or_more_after_two(monkeypatch):
-    calls, clock = [], [0.0]
-
-    def slower():  # each call takes a second more than the one before
-        calls.append(len(calls) + 1)
-        clock[0] += calls[-1]
-
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
-    assert measure.median_time(slower, 0) == 5 and len(calls) == 7  # 3, 4, 5, 6, 7 seconds count
-    calls.clear()
-    assert measure.median_time(slower, 40) == 6 and len(calls) == 9  # until 42 seconds have passed
 
 
 def test_the_closing_line_compares_ten_epochs_with_the_slowest_seed():
