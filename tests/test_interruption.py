@@ -2,18 +2,18 @@
 """A run that is killed at any moment and restarted gives the same bytes, and no half-made file is used."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, call, run
+from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, call, run, slow
 
 from digitnet_cli import UserError
 from digitnet_data import load_cells
@@ -77,9 +77,11 @@ def test_training_killed_at_random_moments_ends_in_the_same_weights(built, unint
         out, runs = tmp_path / f"run {runs}", runs + 1
         code = None
         while code != 0:
-            last = kills >= request.config.getoption("--kills")
-            after = 10 * length if last else int(rng.integers(length // 4, length)) if kills else length * 3 // 4
-            code, printed = stop_after(start("03_Training.py", *options(built, out)), after, signal.SIGKILL)
+            if kills < request.config.getoption("--kills"):
+                after = int(rng.integers(length // 4, length)) if kills else length * 3 // 4
+                code, printed = stop_after(start("03_Training.py", *options(built, out)), after, signal.SIGKILL)
+            else:
+                code, printed, _ = call("03_Training.py", *options(built, out))
             assert code in (0, -signal.SIGKILL) and "Traceback" not in printed, printed
             kills += code != 0
             resumed += "continues after epoch" in printed
@@ -91,15 +93,16 @@ def test_training_killed_at_random_moments_ends_in_the_same_weights(built, unint
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_training_that_is_asked_to_stop_says_how_to_continue_and_does(built, uninterrupted, tmp_path, number):
+def test_training_that_is_asked_to_stop_says_how_to_continue_and_does(chain, uninterrupted, snapshot, number):
     weights, _ = uninterrupted
-    training = start("03_Training.py", *options(built, tmp_path), launcher=(sys.executable,))
-    code, printed = stop_after(training, 0, number, b"epoch 2/")
+    before = snapshot(chain.out)
+    code, printed = stop_after(start("03_Training.py", *options(chain, chain.out)), 0, number, b"epoch 2/")
     assert code == 128 + number and "Traceback" not in printed
     assert "The same command continues after the last whole epoch" in printed
-    result = call("03_Training.py", *options(built, tmp_path))
+    assert {name: content for name, content in snapshot(chain.out).items() if "_state" not in name} == before
+    result = call("03_Training.py", *options(chain, chain.out))
     assert result.code == 0 and "continues after epoch 1" in result.out
-    assert (tmp_path / "digitnet_best.pth").read_bytes() == weights
+    assert (chain.out / "digitnet_best.pth").read_bytes() == weights
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +144,13 @@ def test_make_continues_training_after_a_kill(chain, uninterrupted):
     assert (chain.out / "digitnet_best.pth").read_bytes() == weights
 
 
+@slow
 def test_killed_processes_resume_to_the_same_weights(built, tmp_path):
     """All of torchrun's processes at once, as in a power cut."""
     whole = run(*TORCHRUN, ROOT / "03_Training.py", *options(built, tmp_path / "whole"))
     assert whole.code == 0, whole.err
     killed = options(built, tmp_path / "killed")
-    launcher = ("env", f"PYTHON_EXEC={PYTHON}", sys.executable, *TORCHRUN[1:])  # of which all descendants are seen
-    stop_after(start("03_Training.py", *killed, launcher=launcher), 0, signal.SIGKILL, b"epoch 2/")
+    stop_after(start("03_Training.py", *killed, launcher=TORCHRUN), 0, signal.SIGKILL, b"epoch 2/")
     assert not (tmp_path / "killed" / "digitnet_best.pth").exists()
     again = run(*TORCHRUN, ROOT / "03_Training.py", *killed)
     assert again.code == 0 and f"continues after epoch 1 of {EPOCHS}" in again.out, again.err
@@ -157,25 +160,27 @@ def test_killed_processes_resume_to_the_same_weights(built, tmp_path):
 
 # --- data --------------------------------------------------------------------------------------------
 
-# Runs a script and kills it with SIGKILL at its n-th change of a name in the file system.
-KILLER = """
-import os, pathlib, runpy, signal, sys
-left, script = int(sys.argv[1]), sys.argv[2]
-def deadly(change):
-    def call(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return change(*arguments, **options)
-    return call
-for name in ("rename", "unlink", "touch"):
-    setattr(pathlib.Path, name, deadly(getattr(pathlib.Path, name)))
-os.replace = deadly(os.replace)
-sys.path.insert(0, os.path.dirname(script))
-sys.argv = [script, *sys.argv[3:]]
-runpy.run_path(script, run_name="__main__")
-"""
+
+def fork_to_prepare(folder, deadly_change=0):
+    """Run 02_PrepareData.py in a copy of this process; return its id. It kills itself at its n-th change of a name."""
+    if child := os.fork():
+        return child
+    changes = itertools.count(1)
+
+    def deadly(change):
+        def act(*arguments, **options):
+            if next(changes) == deadly_change:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*arguments, **options)
+
+        return act
+
+    for holder, name in ((Path, "rename"), (Path, "unlink"), (Path, "touch"), (os, "replace")):
+        setattr(holder, name, deadly(getattr(holder, name)))
+    try:
+        call("02_PrepareData.py", *prepare(folder, 2))
+    finally:
+        os._exit(0)
 
 
 def prepare(out, seed):
@@ -203,18 +208,17 @@ def test_preparing_data_killed_at_every_change_and_at_random_leaves_no_half_set(
         outcomes["refused" if found is None else "old" if found == old else "new"] += 1
         assert found in (None, old, new)
 
-    (tmp_path / "killer.py").write_text(KILLER)
     for change in range(1, 11):
         folder = shutil.copytree(tmp_path / "whole1", tmp_path / f"change{change}")
-        arguments = (change, ROOT / "02_PrepareData.py", *prepare(folder, 2))
-        assert run(PYTHON, tmp_path / "killer.py", *arguments).code == -signal.SIGKILL
+        _, status = os.waitpid(fork_to_prepare(folder, change), 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
         judge(folder)
     for kill in range(request.config.getoption("--kills")):
         folder = shutil.copytree(tmp_path / "whole1", tmp_path / f"random{kill}")
-        process = start("02_PrepareData.py", *prepare(folder, 2))
+        child = fork_to_prepare(folder)
         time.sleep(rng.uniform(0, 1))
-        process.kill()
-        process.communicate()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         judge(folder)
     assert outcomes["old"] and outcomes["refused"]
     assert call("02_PrepareData.py", *prepare(folder, 2)).code == 0 and cells_of(folder) == new
