@@ -111,31 +111,18 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+import digitnet_training as training
 from digitnet_data import CELL_SIZE, Cells, duplicate_pages, load_cells, normalize, sha256_of_cells
 from digitnet_model import NETWORKS
 from digitnet_onnx import export, load_model, open_session, run_logits
 from digitnet_scores import count_wrong, describe_run
-from digitnet_training import (
-    Processes,
-    TrainState,
-    augment,
-    change_logits,
-    draw_augmentation,
-    draw_epoch,
-    evaluate,
-    fingerprint,
-    fit_logit_scale,
-    for_training,
-    logits_of,
-    read_checkpoint,
-    save_weights,
-)
+from digitnet_training import Processes, TrainState
 
 
 def build(args: argparse.Namespace) -> TrainState:
     """Return a network with its optimizer, schedule and average."""
     torch.manual_seed(args.seed)
-    model = for_training(NETWORKS[args.model](), args.dropout)
+    model = training.for_training(NETWORKS[args.model](), args.dropout)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
     return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, args.weight_decay, EMA_DECAY)
 
@@ -145,12 +132,12 @@ def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
     # Depends on no earlier epoch, so that a resumed run draws the same.
     generator, share = torch.Generator().manual_seed(args.seed * 100_003 + epoch), processes.share
-    order = draw_epoch(labels, args.steps * args.batch_size, args.blank_fraction, generator)
+    order = training.draw_epoch(labels, args.steps * args.batch_size, args.blank_fraction, generator)
     model = processes.wrap(state.model.train())
     total = torch.zeros(())
     for batch in tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=processes.rank > 0):
-        affine, blurred = draw_augmentation(args.batch_size, generator, **args.augmentation)
-        x = augment(normalize(pixels[batch[share]]), affine[share], blurred[share])
+        affine, blurred = training.draw_augmentation(args.batch_size, generator, **args.augmentation)
+        x = training.augment(normalize(pixels[batch[share]]), affine[share], blurred[share])
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             logits = model(x)
         loss = F.cross_entropy(logits.float(), labels[batch[share]], label_smoothing=args.label_smoothing)
@@ -175,7 +162,7 @@ def fit(
     """
     state = build(args)
     best_state, history, seconds = state.ema_weights(), [], 0.0
-    if saved := processes.gather(read_checkpoint(checkpoint, run) if processes.rank == 0 else None)[0]:
+    if saved := processes.gather(training.read_checkpoint(checkpoint, run) if processes.rank == 0 else None)[0]:
         state.load_state_dict(saved)
         best_state, history, seconds = saved["best"], saved["history"], saved["seconds"]
         print(f"{checkpoint}: continues after epoch {len(history)} of {args.epochs}")
@@ -184,7 +171,7 @@ def fit(
         epoch_start = time.perf_counter()
         loss = train_epoch(state, args, train_cells, epoch, processes)
         train_seconds = time.perf_counter() - epoch_start
-        val = evaluate(state.ema.module, val_cells, args.label_smoothing, processes)
+        val = training.evaluate(state.ema.module, val_cells, args.label_smoothing, processes)
         if not math.isfinite(loss + val["loss"]):
             raise UserError(f"the loss is not finite in epoch {epoch}: nothing was saved; try a lower --lr")
         seconds = time.perf_counter() - start
@@ -195,7 +182,7 @@ def fit(
             best_state = state.ema_weights()
         if processes.rank == 0:
             progress = {"run": run, "history": history, "best": best_state, "seconds": seconds}
-            save_weights(state.state_dict() | progress, checkpoint)
+            training.save_weights(state.state_dict() | progress, checkpoint)
     return best_state, history
 
 
@@ -233,7 +220,7 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     processes.check_data(data)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     same = settings.keys() - {"data", "out", "train_only", "export_only"}  # what may differ when a run is resumed
-    run = fingerprint({name: settings[name] for name in same} | {"processes": processes.world_size}, data)
+    run = training.fingerprint({name: settings[name] for name in same} | {"processes": processes.world_size}, data)
     checkpoint = args.out / f".{args.model}_state.pth"
     try:
         with contextlib.nullcontext() if processes.rank else alone_in(args.out):
@@ -251,11 +238,11 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     scale = calibrate(model, args.data / "calibration")
     # A later chapter calibrates INT8 on blank cells, whose logits are lower than digits'. Calibrated ranges always
     # include 0, so with a maximum of 0 nothing is clipped. A shift changes no probability.
-    shift = -logits_of(model, val_cells.pixels).max().item()
-    change_logits(model, shift=shift)
+    shift = -training.logits_of(model, val_cells.pixels).max().item()
+    training.change_logits(model, shift=shift)
     report = {"settings": settings, "best_epoch": best["epoch"], "logit_scale": scale, "logit_shift": shift}
     write_json(args.out / "training.json", report | {"data": data, "epochs": history, "run": describe_run()})
-    save_weights(model.state_dict(), weights)  # last: make takes the weights as a sign that both files are there
+    training.save_weights(model.state_dict(), weights)  # last: make takes this file as a sign that both are there
     checkpoint.unlink(missing_ok=True)
     print(f"Saved: {weights}")
 
@@ -269,8 +256,8 @@ def calibrate(model: torch.nn.Module, folder: Path) -> float:
     if not folder.is_dir():
         return 1.0
     cells = load_cells(folder)
-    scale = fit_logit_scale(model, cells)
-    change_logits(model, factor=scale)
+    scale = training.fit_logit_scale(model, cells)
+    training.change_logits(model, factor=scale)
     print(f"Logits scaled by {scale:.2f}: the best fit to {len(cells.labels):,} cells in fonts not trained on")
     return scale
 

@@ -39,19 +39,9 @@ import numpy as np
 import onnxruntime
 from tqdm import tqdm
 
+import digitnet_boards as boards
 import digitnet_pictures as pictures
 import digitnet_scores as scores
-from digitnet_boards import (
-    BOARD_SIDE,
-    CROP_MARGINS,
-    cut_cells,
-    label_boards,
-    load_boards,
-    load_photo,
-    read_pages,
-    read_photos,
-    rectify,
-)
 from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell, load_cells
 from digitnet_machine import sha256, write_json, write_text
 from digitnet_onnx import classify, open_session
@@ -92,7 +82,7 @@ def predict(session: onnxruntime.InferenceSession, cells: Cells) -> Predictions:
 
 def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
     """Cut the camera pages of `folder`/val, each page straightened `draws` times at slightly wrong corners."""
-    pages = [page for page in read_pages(folder / "val.csv") if page.file.endswith("_cam.png")]
+    pages = [page for page in boards.read_pages(folder / "val.csv") if page.file.endswith("_cam.png")]
     pixels, givens, names = [], [], []
     for page in tqdm(pages, desc="pages"):
         path = folder / "val" / page.file
@@ -102,10 +92,10 @@ def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
         side = np.linalg.norm(page.corners - np.roll(page.corners, 1, axis=0), axis=1).mean()
         for draw in range(draws):
             found = page.corners + rng.normal(0, CORNER_ERROR * side, (4, 2))
-            pixels.append(cut_cells(rectify(image, found, BOARD_SIDE), CROP_MARGINS[-1]))
+            pixels.append(boards.cut_cells(boards.rectify(image, found, boards.BOARD_SIDE), boards.CROP_MARGINS[-1]))
             givens.append(page.givens)
             names.append(f"{Path(page.file).stem}-{draw}")
-    return label_boards(pixels, givens, names)
+    return boards.label_boards(pixels, givens, names)
 
 
 def predict_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace) -> dict[str, Predictions]:
@@ -117,7 +107,8 @@ def predict_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace
     else:
         print(f"skipping camera pages: no {grids / 'val.csv'}")
     if (args.real / "labels.csv").exists():
-        cropped = {f"{margin:.0%} cut": predict(session, load_boards(args.real, margin)) for margin in CROP_MARGINS}
+        margins = {f"{margin:.0%} cut": margin for margin in boards.CROP_MARGINS}
+        cropped = {name: predict(session, boards.load_boards(args.real, margin)) for name, margin in margins.items()}
         predictions |= {f"{REAL}, {name}": part for name, part in cropped.items()}
         predictions[REAL] = scores.concatenate(cropped)
     else:
@@ -134,9 +125,9 @@ def read_whole_photos(args: argparse.Namespace) -> list[PhotoReading]:
     session = open_session(args.onnx, threads=1)
     cv2.setNumThreads(1)
     readings = []
-    for photo in tqdm(read_photos(table), desc="photos"):
+    for photo in tqdm(boards.read_photos(table), desc="photos"):
         start = time.perf_counter()
-        reading = read_board(session, load_photo(table.with_name(photo.file)))
+        reading = read_board(session, boards.load_photo(table.with_name(photo.file)))
         readings.append(PhotoReading(photo, reading, time.perf_counter() - start))
     return readings
 
