@@ -24,7 +24,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 class Page(NamedTuple):
-    """A drawn page, as grids/*.csv lists it, or a photo, as photos.csv does."""
+    """A row of a table: a drawn page of grids/*.csv, a photo of photos.csv, or a board of labels.csv (no corners)."""
 
     file: str
     givens: str  # 81 digits, 0 = blank
@@ -45,44 +45,37 @@ def read_text(path: Path) -> str:
     raise UserError(f"{path} is not a text file: save it as text, in UTF-8")
 
 
+def read_table(table: Path, thing: str, cure: str) -> list[Page]:
+    """Read a table of pages, photos or boards; `thing` names its first column. Raises UserError, ending with `cure`."""
+    pages, line = [], 1
+    try:
+        for line, row in enumerate(csv.DictReader(io.StringIO(read_text(table))), 2):  # noqa: B007 (line: below)
+            flat = np.array([float(row[name]) for name in CORNER_COLUMNS]) if thing != "board" else np.zeros(8)
+            page = Page(row[thing], row["givens"], flat.reshape(4, 2), int(row.get("turn", 0)), row.get("kind", ""))
+            if not is_board(page.givens) or page.turn not in (0, 90, 180, 270) or not np.isfinite(flat).all():
+                raise ValueError("givens are not 81 digits, 0 = blank, or corners or turn are impossible")
+            pages.append(page)
+        if not pages:
+            raise ValueError(f"it lists no {thing}")
+    except (OSError, UserError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{table}, line {line}: {first_line(error)}: {cure}") from None
+    return pages
+
+
 def read_pages(table: Path) -> list[Page]:
     """Read grids/train.csv or grids/val.csv, which 02_PrepareData.py writes. Raises UserError if it is damaged."""
     folder = table.with_suffix("")
-    try:
-        rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
-        pages = [checked_page(Page(row["page"], row["givens"], corners_of(row))) for row in rows]
-        if sorted(page.file for page in pages) != sorted(entry.name for entry in visible(folder)) or not pages:
-            raise ValueError(f"it does not list the pages in {folder}")
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        problem = f"{table} is not what 02_PrepareData.py writes ({type(error).__name__}: {first_line(error)})"
-        raise UserError(f"{problem}: {mend_data(folder.parents[1], 'correct or remove it')}") from None
+    cure = mend_data(folder.parents[1], "correct or remove it")
+    pages = read_table(table, "page", cure)
+    if sorted(page.file for page in pages) != sorted(entry.name for entry in visible(folder)):
+        raise UserError(f"{table} does not list the pages in {folder}: {cure}")
     return pages
 
 
 def read_photos(table: Path) -> list[Page]:
     """Read photos.csv, which tools/real.py writes. Raises UserError if a row is damaged or there is none."""
-    photos = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(read_text(table))), 2):
-        try:
-            photo = Page(f"{row['photo']}.jpg", row["givens"], corners_of(row), int(row["turn"]), row["kind"])
-            photos.append(checked_page(photo))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{table}, line {number}: {first_line(error)}: correct it") from None
-    if not photos:
-        raise UserError(f"{table} lists no photo: correct or remove it")
-    return photos
-
-
-def corners_of(row: dict[str, str]) -> np.ndarray:
-    """Return the corners in a row of a table, float64 [4, 2]."""
-    return np.array([float(row[name]) for name in CORNER_COLUMNS]).reshape(4, 2)
-
-
-def checked_page(page: Page) -> Page:
-    """Return `page`, or raise ValueError if it cannot be one."""
-    if not is_board(page.givens) or page.turn not in (0, 90, 180, 270) or not np.isfinite(page.corners).all():
-        raise ValueError("givens, corners or turn are impossible")
-    return page
+    photos = read_table(table, "photo", "correct or remove it")
+    return [photo._replace(file=f"{photo.file}.jpg") for photo in photos]
 
 
 def is_board(givens: str | None) -> bool:
@@ -95,24 +88,15 @@ def load_boards(folder: Path | str, crop_margin: float) -> Cells:
 
     Raises UserError if the labels or a board cannot be read.
     """
-    labels_file = Path(folder) / "labels.csv"
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(labels_file))))
-    except csv.Error as error:
-        raise UserError(f"{labels_file} is not a table of boards and givens ({error}): correct it") from None
-    for row in rows:
-        if not row.get("board") or not is_board(row.get("givens")):
-            raise UserError(f"{labels_file}: {row} is not a board's name and 81 digits, 0 = blank: correct it")
-    if not rows:
-        raise UserError(f"{labels_file} lists no board: correct it, or omit --real")
+    labels = read_table(Path(folder) / "labels.csv", "board", "correct it, or leave --real out")
     pixels = []
-    for row in rows:
-        path = find_picture(Path(folder) / "boards" / row["board"])
+    for name, *_ in labels:
+        path = find_picture(Path(folder) / "boards" / name)
         board = load_photo(path)
         if board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
             raise UserError(f"{path} is not a square image of 252 or more pixels: straighten it, or remove its label")
         pixels.append(cut_cells(board, crop_margin))
-    return label_boards(pixels, [row["givens"] for row in rows], [row["board"] for row in rows])
+    return label_boards(pixels, [label.givens for label in labels], [label.file for label in labels])
 
 
 def find_picture(board: Path) -> Path:

@@ -50,13 +50,13 @@ DAMAGE = {
     "label": ("labels.csv", b"board,givens\nimage1,0123\n", "81 digits"),
     "image": ("boards/image1.jpg", b"no image", "image1.jpg is not an image that OpenCV reads"),
     "empty image": ("boards/image1.jpg", b"", "image1.jpg is not an image that OpenCV reads"),
-    "labels": ("labels.csv", b"board,givens\n", "labels.csv lists no board"),
+    "labels": ("labels.csv", b"board,givens\n", "labels.csv, line 1: it lists no board"),
     "photo": ("photos/image1.jpg", b"no image", "photos/image1.jpg is not an image"),
-    "photos": ("photos/photos.csv", b"photo,givens\n", "photos.csv lists no photo"),
+    "photos": ("photos/photos.csv", b"photo,givens\n", "photos.csv, line 1: it lists no photo"),
     "columns": ("photos/photos.csv", b"photo,givens\nimage1,0\n", "photos.csv, line 2: 'x0': correct"),
     "corner": ("photos/photos.csv", (b",0,newspaper", b"?,0,newspaper"), "photos.csv, line 2: could not convert"),
-    "turn": ("photos/photos.csv", (b",0,newspaper", b",45,newspaper"), "photos.csv, line 2: givens, corners or turn"),
-    "givens": ("photos/photos.csv", (b"image1,", b"image1,1"), "photos.csv, line 2: givens, corners or turn"),
+    "turn": ("photos/photos.csv", (b",0,newspaper", b",45,newspaper"), "photos.csv, line 2: givens are not 81 digits"),
+    "givens": ("photos/photos.csv", (b"image1,", b"image1,1"), "photos.csv, line 2: givens are not 81 digits"),
 }
 
 
@@ -188,7 +188,7 @@ def test_evaluation_needs_neither_pages_nor_real_boards_and_says_so(built, tmp_p
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert list(report["sets"]) == ["validation cells"] and report["photos"] is None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "confusion_matrix.png", "evaluation.json", "misread_cells.png",
+        "confusion_matrix.png", "evaluation.json", "evaluation.txt", "misread_cells.png",
     ]  # fmt: skip
 
 
