@@ -32,7 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and `make test
 PYTHON = sys.executable
 # `make test` runs the tests: what it hands down would make their own `make` print "Entering directory".
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
-DRAW = [sys.executable, ROOT / "02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1", "--out"]
+DRAW = ["02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1", "--out"]
 READ = [sys.executable, ROOT / "06_ReadBoard.py", ROOT / "docs" / "pictures" / "newspaper.png"]
 PIPES = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 TORCHRUN = (PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)

@@ -108,7 +108,7 @@ def test_closed_streams_do_not_stop_a_script(tmp_path):
         read = shlex.join([*map(str, READ), "--picture", str(picture)])
         done = run("bash", "-c", f"{read} {closing}")
         assert done.code == 0 and picture.stat().st_size and not done.err, (closing, done.err)
-    draw = shlex.join([*map(str, DRAW), str(tmp_path / "new")])  # with bars
+    draw = shlex.join([sys.executable, *DRAW, str(tmp_path / "new")])  # with bars
     assert run("bash", "-c", f"{draw} >&- 2>&- <&-").code == 0
     assert json.loads((tmp_path / "new" / "prepared.json").read_text())["cells"]
 

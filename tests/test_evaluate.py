@@ -10,7 +10,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, call, draw_boards, make, run
+from conftest import ROOT, call, draw_boards, run, slow, train_small
 
 from digitnet_boards import Page, load_boards, rectangle
 from digitnet_cli import UserError
@@ -218,27 +218,22 @@ def test_required_accuracy_is_compared_kind_by_kind(capsys):
 def test_required_accuracy_needs_boards_and_photos(built, tmp_path):
     shutil.copytree(built.folder / "real" / "boards", tmp_path / "real" / "boards")
     shutil.copy(built.folder / "real" / "labels.csv", tmp_path / "real")
-    result = built.make("check-real", f"REAL={tmp_path}/real")
-    assert result.code == 2 and "--min-accuracy needs real boards and photos" in result.err
-
-
-SLOW = pytest.mark.skipif("not config.getoption('--slow')", reason="runs with --slow (make test-all)")
+    files = ("--onnx", built.out / "sudoku_digitnet.onnx", "--data", built.data, "--out", tmp_path / "out")
+    result = call("05_Evaluate.py", *files, "--real", tmp_path / "real", "--min-accuracy", 1, 1, 1, 1)
+    assert result.code == 1 and "--min-accuracy needs real boards and photos" in result.err
 
 
 # Percent of cells, digits, boards and photos that must be right. Measured 2026-11-26, all effects drawn: with 120 pages
 # 92.7, 82.0, 20.8, 25; with 32 pages 89.6, 74.0, 11.1, 33 after 6 epochs and 91.7, 79.2, 19.4, 50 after 12.
 @pytest.mark.parametrize(
-    "size, boards, accuracy",
-    [
-        (("TRAIN=32", "VAL=6", "EPOCHS=8", "BATCH=64"), 12, (87, 70, 5, 10)),
-        pytest.param(("TRAIN=120", "VAL=10", "EPOCHS=6", "BATCH=128"), 24, (90, 77, 10, 10), marks=SLOW),
-    ],
+    ("train", "val", "epochs", "batch", "boards", "accuracy"),
+    [(32, 6, 8, 64, 12, (87, 70, 5, 10)), pytest.param(120, 10, 6, 128, 24, (90, 77, 10, 10), marks=slow)],
 )
-def test_even_a_small_photo_training_reads_photos(tmp_path, size, boards, accuracy):
+def test_even_a_small_photo_training_reads_photos(tmp_path, train, val, epochs, batch, boards, accuracy):
     """A low bar for photo pages and DigitNetV2; `make check-real` has a higher one."""
     draw_boards(tmp_path / "real", boards)
-    built = make(tmp_path, "export", "PROFILE=photo", *size)
-    assert built.code == 0, built.err
+    drawing = ("--style", "photo", "--train", train, "--val", val)
+    train_small(tmp_path, drawing, ("--model", "digitnetv2", "--epochs", epochs, "--batch-size", batch))
     model = tmp_path / "artifacts" / "sudoku_digitnet.onnx"
     options = ["--onnx", model, "--data", tmp_path / "data", "--out", tmp_path / "out", "--real", tmp_path / "real"]
     result = call("05_Evaluate.py", *options, "--min-accuracy", *accuracy)

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, slow
 from readme_copy import Copy
 
 PAGES = ("README.md", "docs/performance.md", "docs/quantization.md", "docs/troubleshooting.md")
@@ -97,7 +97,7 @@ def test_every_source_file_names_its_licence():
     assert [path for path in sources if "SPDX-License-Identifier: Apache-2.0" not in path.read_text()[:100]] == []
 
 
-@pytest.mark.skipif("not config.getoption('--slow')", reason="runs with --slow (make test-all)")
+@slow
 def test_every_command_runs(copy: Copy, request: pytest.FixtureRequest, count):
     numbered = "p.draw_puzzle(numpy.random.default_rng(i))"
     code = f"import numpy, pages.puzzles as p; [print({numbered}) for i in range(40)]"

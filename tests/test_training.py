@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PYTHON, ROOT, TORCHRUN, Chain, call, run
+from conftest import PYTHON, ROOT, TORCHRUN, Chain, call, run, slow
 
+from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells, normalize
 from digitnet_model import NETWORKS
 from digitnet_onnx import load_model
@@ -88,6 +89,7 @@ def test_two_processes_train_as_one_that_normalises_their_shares(built, two, mon
         assert (weights[name] - value).norm() < 0.05 * value.norm(), name
 
 
+@slow
 def test_two_machines_train_as_two_processes_do(built, two, tmp_path):
     """Both machines are this one: each has its own torchrun, with torchrun's own options."""
     with socket.socket() as free:
@@ -105,6 +107,7 @@ def test_two_machines_train_as_two_processes_do(built, two, tmp_path):
     assert not (tmp_path / "1").exists()  # the first process saves
 
 
+@slow
 def test_processes_with_other_cells_are_refused(built, tmp_path):
     """One process has training and validation cells swapped, as a machine with another copy of the data would."""
     for rank, splits in enumerate((("train", "val"), ("val", "train"))):
@@ -123,19 +126,21 @@ def test_processes_with_other_cells_are_refused(built, tmp_path):
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_batch_that_has_no_equal_shares_is_refused(built, tmp_path):
-    options = ("--data", built.data, "--out", tmp_path / "out", "--batch-size", 65)
-    result = run(*TORCHRUN, ROOT / "03_Training.py", *options)
-    problem = "--batch-size 65 gives 2 processes no equal shares: use 64"
-    assert result.code == 1 and problem in result.err
-    assert not (tmp_path / "out").exists()
+def test_a_batch_without_equal_shares_and_other_cells_are_refused(monkeypatch):
+    processes = Processes()
+    monkeypatch.setattr(processes, "world_size", 2)
+    with pytest.raises(UserError, match="--batch-size 65 gives 2 processes no equal shares: use 64"):
+        processes.check_batch(65)
+    monkeypatch.setattr(processes, "gather", lambda data: [data, data | {"val": "other"}])
+    with pytest.raises(UserError, match="process 1 has other cells than process 0"):
+        processes.check_data({"train": "x", "val": "y"})
 
 
 def test_make_nproc_trains_with_torchrun(built, tmp_path):
-    result = built.make("train", f"OUT={tmp_path}/out", "NPROC=2")
+    """tests/test_processes.py has two such trainings."""
+    result = built.make("-n", "train", f"OUT={tmp_path}/out", "NPROC=2")
     assert result.code == 0, result.err
     assert "torch.distributed.run --standalone --nproc-per-node 2 03_Training.py" in result.out
-    assert (tmp_path / "out" / "digitnet_best.pth").exists()
 
 
 def test_a_share_of_a_batch_is_augmented_as_within_the_batch():
