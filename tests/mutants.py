@@ -45,6 +45,10 @@ def insert_before(model, node, kind, *more, **attributes):
     return model.graph.node[at]
 
 
+def at_input(model, kind, *more, **attributes):
+    return insert_before(model, nodes(model, "Conv")[0], kind, *more, **attributes)
+
+
 def insert_after_all(model, kind, *more, **attributes):
     last = model.graph.node[-1]
     last.output[0] = "mutant_raw"
@@ -144,24 +148,21 @@ GRAPH_MUTANTS = {
     "last layer not transposed": lambda m: attribute(nodes(m, "Gemm")[0], transB=0),
     # before the input
     "normalised twice": lambda m: insert_before(
-        m, insert_before(m, nodes(m, "Conv")[0], "Div", constant(m, "s", np.float32(0.5))), "Sub",
+        m, at_input(m, "Div", constant(m, "s", np.float32(0.5))), "Sub",
         constant(m, "c", np.float32(0.5))),
-    "expects 0 to 255": lambda m: insert_before(m, nodes(m, "Conv")[0], "Div", constant(m, "s", np.float32(127.5))),
-    "expects light on dark": lambda m: insert_before(m, nodes(m, "Conv")[0], "Neg"),
-    "input transposed": lambda m: insert_before(m, nodes(m, "Conv")[0], "Transpose", perm=[0, 1, 3, 2]),
-    "input mirrored": lambda m: insert_before(
-        m, nodes(m, "Conv")[0], "Gather", constant(m, "i", np.arange(27, -1, -1)), axis=3),
-    "input moved by a pixel": lambda m: insert_before(
-        m, nodes(m, "Conv")[0], "Gather", constant(m, "i", np.r_[1:28, 0]), axis=2),
-    "input clipped": lambda m: insert_before(
-        m, nodes(m, "Conv")[0], "Clip", constant(m, "lo", np.float32(-0.9)), constant(m, "hi", np.float32(0.9))),
+    "expects 0 to 255": lambda m: at_input(m, "Div", constant(m, "s", np.float32(127.5))),
+    "expects light on dark": lambda m: at_input(m, "Neg"),
+    "input transposed": lambda m: at_input(m, "Transpose", perm=[0, 1, 3, 2]),
+    "input mirrored": lambda m: at_input(m, "Gather", constant(m, "i", np.arange(27, -1, -1)), axis=3),
+    "input moved by a pixel": lambda m: at_input(m, "Gather", constant(m, "i", np.r_[1:28, 0]), axis=2),
+    "input clipped": lambda m: at_input(
+        m, "Clip", constant(m, "lo", np.float32(-0.9)), constant(m, "hi", np.float32(0.9))),
     "input rounded to float16": lambda m: insert_before(
-        m, insert_before(m, nodes(m, "Conv")[0], "Cast", to=TensorProto.FLOAT), "Cast", to=TensorProto.FLOAT16),
+        m, at_input(m, "Cast", to=TensorProto.FLOAT), "Cast", to=TensorProto.FLOAT16),
     "input rounded to 8 levels": lambda m: insert_before(
-        m, insert_before(m, insert_before(m, nodes(m, "Conv")[0], "Div", constant(m, "s", np.float32(4))), "Round"),
+        m, insert_before(m, at_input(m, "Div", constant(m, "s", np.float32(4))), "Round"),
         "Mul", "s"),
-    "sees the whole batch's mean": lambda m: insert_before(
-        m, nodes(m, "Conv")[0], "ReduceMean", constant(m, "a", np.int64([0])), keepdims=1),
+    "sees the whole batch's mean": lambda m: at_input(m, "ReduceMean", constant(m, "a", np.int64([0])), keepdims=1),
     "Dropout before the last layer": lambda m: insert_before(m, nodes(m, "Gemm")[0], "Dropout"),
     # after the logits
     "softmax added": lambda m: insert_after_all(m, "Softmax", axis=1),
@@ -198,9 +199,9 @@ GRAPH_MUTANTS = {
     "second output": lambda m: m.graph.output.append(
         helper.make_tensor_value_info("relu_1", TensorProto.FLOAT, ["N", 32, 14, 14])),
     "input in float64": lambda m: (setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.DOUBLE),
-                                   insert_before(m, nodes(m, "Conv")[0], "Cast", to=TensorProto.FLOAT)),
+                                   at_input(m, "Cast", to=TensorProto.FLOAT)),
     "input in bytes": lambda m: (setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.UINT8),
-                                 insert_before(m, nodes(m, "Conv")[0], "Cast", to=TensorProto.FLOAT)),
+                                 at_input(m, "Cast", to=TensorProto.FLOAT)),
     "output in float64": lambda m: (setattr(m.graph.output[0].type.tensor_type, "elem_type", TensorProto.DOUBLE),
                                     insert_after_all(m, "Cast", to=TensorProto.DOUBLE)),
     **{f"opset {n}": lambda m, n=n: setattr(m.opset_import[0], "version", n) for n in (11, 17, 18, 20, 21)},
@@ -274,26 +275,22 @@ def file_mutants(content, model):
 
 
 def changed(original: bytes, changes: dict) -> dict[str, bytes]:
-    """`original` once for each of `changes` (name -> what is done to the model), as files."""
+    """Apply each of `changes` (name -> what is done to a model), and every change of a weight, to `original`."""
     mutants = {}
-    for name, change in changes.items():
+    weights = {
+        name: lambda m, change=change: replace(m, *change)
+        for name, change in weight_mutants(onnx.load_from_string(original))
+    }
+    for name, change in (weights | changes).items():
         mutant = onnx.load_from_string(original)
         change(mutant)
         mutants[name] = mutant.SerializeToString()
     return mutants
 
 
-def weight_changes(original: bytes) -> dict:
-    """Return the changes of `weight_mutants` by name, for `changed`."""
-    return {
-        name: lambda model, tensor=tensor, values=values: replace(model, tensor, values)
-        for name, (tensor, values) in weight_mutants(onnx.load_from_string(original))
-    }
-
-
 def digitnet_mutants(original: bytes, folder: Path) -> dict[str, bytes]:
     """Every mutant's file by its name; `folder` takes files on the way."""
-    mutants = changed(original, weight_changes(original) | GRAPH_MUTANTS)
+    mutants = changed(original, GRAPH_MUTANTS)
     mutants |= dict(file_mutants(original, onnx.load_from_string(original)))
     outside = onnx.load_from_string(original)
     onnx.save(outside, folder / "out.onnx", save_as_external_data=True, size_threshold=0, location="weights.data")
@@ -303,4 +300,4 @@ def digitnet_mutants(original: bytes, folder: Path) -> dict[str, bytes]:
 
 def digitnetv2_mutants(original: bytes) -> dict[str, bytes]:
     """Return the mutants of DigitNetV2: of its weights, and of layers that DigitNet lacks."""
-    return changed(original, weight_changes(original) | V2_MUTANTS)
+    return changed(original, V2_MUTANTS)

@@ -26,14 +26,7 @@ OWN_FILES = {
     "artifacts/sudoku_digitnet.onnx": ("export", "--export-only"),
     "artifacts/golden.npz": ("golden", "04_Parity.py"),
 }
-FOREIGN = [
-    b"",
-    b"[1]",
-    b"null",
-    b"{}",
-    b"\xff\xfe\0",
-    b"PK\x03\x04",
-]
+FOREIGN = [b"", b"[1]", b"null", b"{}", b"\xff\xfe\0", b"PK\x03\x04"]
 
 
 def read_own_file(folder, name):

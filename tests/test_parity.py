@@ -138,13 +138,6 @@ def test_a_tie_in_the_last_bits_does_not_count_as_another_class_but_a_change_doe
     assert count_changes(reference, changed, 2e-6)["different_class"] == 1
 
 
-def test_weights_in_a_second_file_are_refused(exported, check):
-    path = exported.out / "sudoku_digitnet.onnx"
-    onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=0, location="weights.data")
-    result = check(exported)
-    assert result.code == 1 and "another file" in result.err
-
-
 @pytest.mark.parametrize(
     ("limit", "words", "other"), [("--max-mae", "MAE", "largest"), ("--max-abs", "largest difference", "MAE")]
 )

@@ -132,18 +132,3 @@ def test_further_views_are_cut_at_slightly_wrong_corners(built):
         assert (found != cut_cells(rectify(image, page.corners, side), crop_margin)).any()
         ink = found[:, 7:21, 7:21].min(axis=(1, 2)) < 128  # the digits are still in the middle, at their places
         assert ink.tolist() == [digit != "0" for digit in page.givens]
-
-
-def test_data_of_others_are_never_overwritten(tmp_path, snapshot):
-    (tmp_path / "data" / "train" / "0").mkdir(parents=True)
-    (tmp_path / "data" / "train" / "0" / "mine.png").write_bytes(b"mine")
-    before = snapshot(tmp_path / "data")
-    result = call("02_PrepareData.py", *SMALL, "--out", tmp_path / "data")
-    assert result.code == 1 and "was not made by this script" in result.err
-    assert snapshot(tmp_path / "data") == before
-
-
-def test_half_prepared_data_are_not_taken_for_whole(chain):
-    (chain.data / "prepared.json").unlink()
-    result = call("03_Training.py", "--data", chain.data, "--out", chain.out)
-    assert result.code == 1 and "only half prepared" in result.err
