@@ -2,6 +2,7 @@
 """The modules lie in layers, and make knows which of them a script imports."""
 
 import ast
+import collections
 import graphlib
 
 import pytest
@@ -107,3 +108,25 @@ def test_make_runs_a_script_again_when_a_module_that_it_imports_has_changed(buil
     assert len(modules) > 3
     for module in modules:
         assert name in make(built.folder, "--dry-run", f"--what-if={module}").out, f"{name} imports {module}"
+
+
+def public_names(file):
+    """Return the names that a file defines at its top level."""
+    names = set()
+    for node in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            parts = [part for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            names |= {part.id for part in parts if isinstance(part.ctx, ast.Store)}
+    return {name for name in names if not name.startswith("_")} - {"main", "parse_args", "ARGS"}
+
+
+def test_no_public_name_is_defined_in_two_files():
+    files = collections.defaultdict(list)
+    for file in import_graph(ROOT):
+        for name in public_names(file) if not file.startswith("bench/") else ():
+            files[name].append(file)
+    assert len(files) > 300
+    assert {name: found for name, found in files.items() if len(found) > 1} == {}
