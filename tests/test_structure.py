@@ -130,3 +130,12 @@ def test_no_public_name_is_defined_in_two_files():
             files[name].append(file)
     assert len(files) > 300
     assert {name: found for name, found in files.items() if len(found) > 1} == {}
+
+
+def test_files_are_of_a_size_that_can_be_read():
+    assert len(list(ROOT.glob("*.py"))) <= 15
+    limits = {ROOT / file: 300 for file in import_graph(ROOT)} | {ROOT / "Makefile": 235}
+    limits |= dict.fromkeys(ROOT.glob("tests/*.py"), 400)
+    lines = {path: len(path.read_text().splitlines()) for path in limits}
+    assert len(lines) > 60
+    assert {path.name: lines[path] for path in lines if lines[path] > limits[path]} == {}
