@@ -171,7 +171,7 @@ def fit(
         epoch_start = time.perf_counter()
         loss = train_epoch(state, args, train_cells, epoch, processes)
         train_seconds = time.perf_counter() - epoch_start
-        val = training.evaluate(state.ema.module, val_cells, args.label_smoothing, processes)
+        val = training.evaluate(state.ema.module, val_cells, args.label_smoothing)
         if not math.isfinite(loss + val["loss"]):
             raise UserError(f"the loss is not finite in epoch {epoch}: nothing was saved; try a lower --lr")
         seconds = time.perf_counter() - start

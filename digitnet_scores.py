@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the reports hold: errors in counts, so that every figure can be checked, and a description of the run."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The importable half of 03_Training.py: batches, augmentation, training state, checkpoints, several processes."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json
@@ -162,10 +160,9 @@ def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> 
 def logits_of(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
     """Return the logits, float32 [N, 10], of cells, uint8 [N, 28, 28]."""
     model.eval()
+    batches = torch.from_numpy(pixels[:, None]).split(EVALUATION_BATCH)
     with torch.no_grad():
-        return torch.cat(
-            [model(normalize(batch)) for batch in torch.from_numpy(pixels[:, None]).split(EVALUATION_BATCH)]
-        )
+        return torch.cat([model(normalize(batch)) for batch in batches])
 
 
 class TrainState:
@@ -261,11 +258,9 @@ class Processes:
             os._exit(0)
 
 
-def evaluate(model: nn.Module, cells: Cells, label_smoothing: float, processes: Processes) -> dict:
+def evaluate(model: nn.Module, cells: Cells, label_smoothing: float) -> dict:
     """Return the loss of `model` on `cells`, and its error counts (see score)."""
-    logits = torch.zeros(len(cells.labels), NUM_CLASSES)
-    logits[processes.share] = logits_of(model, cells.pixels[processes.share])
-    processes.sum(logits)  # every process has filled in its own rows
+    logits = logits_of(model, cells.pixels)
     loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
     return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
 

@@ -5,8 +5,6 @@ Own code because no maintained generator on PyPI has both aarch64 wheels (or pur
 unique solutions. A puzzle is a string of 81 characters, row by row, 0 = blank.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from itertools import count

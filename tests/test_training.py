@@ -83,7 +83,7 @@ def test_two_processes_train_as_one_that_normalises_their_shares(built, two, mon
     epochs, weights = trained(two)
     assert [epoch["train_loss"] for epoch in epochs] == pytest.approx(losses, rel=1e-3)
     # Here the running moments follow one half after the other; two processes average them.
-    val = evaluate(state.ema.module, load_cells(built.data / "val"), args.label_smoothing, processes)
+    val = evaluate(state.ema.module, load_cells(built.data / "val"), args.label_smoothing)
     assert epochs[1]["val"]["loss"] == pytest.approx(val["loss"], rel=1e-2)
     for name, value in state.ema_weights().items():
         assert (weights[name] - value).norm() < 0.05 * value.norm(), name
