@@ -5,14 +5,17 @@
 validation cells   every cell of data/val
 camera pages       the camera's validation pages, straightened at slightly wrong corners, as a grid detector
                    would find them, with the crop margin of the later chapters' grid processor, 12 %
-real boards        data/real/boards, from photos of newspapers, at crop margins 0 %, 6 % and 12 %. They are never
-                   trained on, and no epoch, threshold or other setting is chosen by them
+real boards        data/real/boards, from photos of newspapers, at crop margins 0 %, 6 % and 12 %
 real photos        data/real/photos, whole photos, in which reading/ finds and reads the board
+
+Nothing is trained on real boards and photos, and no epoch is chosen by them. Those that `make real` makes by default
+are development boards and photos: pages, recipes and the reader's thresholds were chosen while looking at them.
 
 Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as later chapters' clients do,
 and without. Writes artifacts/evaluation.json, its summary as evaluation.txt, and pictures: confusion_matrix.png,
 misread_cells.png, training_cells.png, learning_curve.png from the training.json beside the ONNX file, and
-misread_photos.png.
+misread_photos.png. Reports what falls short: less than --min-accuracy of the validation cells is right, more than one
+camera page in a hundred is misread, or any photo that is called verified.
 """
 
 import argparse
@@ -50,8 +53,10 @@ from digitnet_scores import KINDS, Predictions, describe_run
 from reading.board import read_board
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
+MIN_ACCURACY = 99.28  # percent of the validation cells: what the chapter reaches
 CORNER_ERROR = 0.006  # standard deviation of each coordinate of a corner, as a fraction of the board's side
-VALIDATION, CAMERA, REAL = "validation cells", "camera pages", "real boards"  # the last: all crop margins together
+VALIDATION, REAL = "validation cells", "real boards"  # the last: all crop margins together
+CAMERA, PHOTO = "camera pages", "photo pages"  # of the chapter's pages, of the photo style's
 WHERE = "`make real` makes them from a clone of https://github.com/wichtounet/sudoku_dataset"
 
 
@@ -65,13 +70,8 @@ def parse_args() -> argparse.Namespace:
     add("--real", type=Path, metavar="DIR", help="real boards and photos, by tools/real.py (data/real if not given)")
     add("--seed", type=seed, default=0, help="of the wrong corners")
     add("--draws", type=positive_int, default=5, metavar="N", help="wrong corners drawn for each page")
-    add(
-        "--min-accuracy",
-        type=positive_float,
-        nargs=4,
-        metavar=("CELLS", "DIGITS", "BOARDS", "PHOTOS"),
-        help="end with exit code 1 if a smaller percentage of the real ones is right, or a verified photo is wrong",
-    )
+    add("--min-accuracy", type=positive_float, default=MIN_ACCURACY, metavar="PERCENT", help="of validation cells")
+    add("--check", action="store_true", help="end with exit code 1 if something falls short, see above")
     return parser.parse_args()
 
 
@@ -103,7 +103,8 @@ def predict_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace
     predictions = {VALIDATION: predict(session, load_cells(args.data / "val"))}
     grids = args.data / "grids"
     if (grids / "val.csv").exists():
-        predictions[CAMERA] = predict(session, cut_pages(grids, np.random.default_rng(args.seed), args.draws))
+        kind = CAMERA if any((grids / "val").glob("*_clean.png")) else PHOTO
+        predictions[kind] = predict(session, cut_pages(grids, np.random.default_rng(args.seed), args.draws))
     else:
         print(f"skipping camera pages: no {grids / 'val.csv'}")
     if (args.real / "labels.csv").exists():
@@ -194,49 +195,42 @@ def draw_pictures(predictions: dict[str, Predictions], photos: list[PhotoReading
         pictures.training_cells(args.data / "train", args.out / "training_cells.png")
 
 
-def check_accuracy(report: dict[str, dict], photos: dict, least: list[float]) -> None:
-    """Raise UserError if too few real cells, digits, boards or photos are right, or a verified photo is wrong.
-
-    `least` has the four percentages that are required. Cells below the threshold count as blank.
-    """
-    counts, whole = report[REAL]["thresholded"], photos["all"]
-    percent = {kind: 100 * (1 - counts[f"wrong_{kind}"] / counts[kind]) for kind in ("cells", "digits", "boards")}
-    percent["photos"] = 100 * whole["right"] / whole["photos"]
-    failures = [
-        f"{percent[kind]:.2f} % of the {kind} are right, not {required:g} %"
-        for kind, required in zip(percent, least, strict=True)
-        if percent[kind] < required
-    ]
-    if whole["verified_wrong"]:
-        failures.append(f"{whole['verified_wrong']} photos are verified, but wrong")
-    if failures:
-        raise UserError(f"the real boards are read too badly: {'; '.join(failures)}: train again")
-    right = ", ".join(f"{value:.2f} % of the {kind}" for kind, value in percent.items())
-    print(f"real boards: {right} are right, as required")
+def shortfalls(report: dict[str, dict], photos: dict | None, min_accuracy: float) -> list[str]:
+    """List what falls short of --min-accuracy, of 99 in 100 camera pages, or of no wrong photo called verified."""
+    cells, found = report[VALIDATION]["best_class"], []
+    right = 100 * (1 - cells["wrong_cells"] / cells["cells"])
+    if right < min_accuracy:
+        found.append(f"{right:.2f} % of the validation cells are right, not {min_accuracy:g} %")
+    if CAMERA in report and (pages := report[CAMERA]["thresholded"])["wrong_boards"] > pages["boards"] / 100:
+        found.append(f"{pages['wrong_boards']} of {pages['boards']} camera pages are misread")
+    if photos and photos["all"]["verified_wrong"]:
+        found.append(f"{photos['all']['verified_wrong']} photos are called verified, but misread")
+    return found
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read all sets, print and write the counts, draw the pictures, and check --min-accuracy."""
+    """Read all sets, print and write the counts, draw the pictures. Raises UserError if --check finds a shortfall."""
     if args.real and not args.real.is_dir():
         raise UserError(f"no folder {args.real}: name one that holds real boards, or leave --real out (make REAL=)")
     args.real = args.real or REAL_BOARDS
     predictions = predict_sets(open_session(args.onnx), args)
     photos = read_whole_photos(args)
-    if args.min_accuracy and not (REAL in predictions and photos):
-        raise UserError(f"--min-accuracy needs real boards and photos (make REAL=): {WHERE}")
     report = {name: scores.describe_predictions(part) for name, part in predictions.items()}
     print_report(report)
     described = pictures.describe_photos(photos) if photos else None
     if described:
         print(pictures.table_of_photos(described))
     draw_pictures(predictions, photos, args)
-    content = {"summary": summarize_evaluation(report, described), "sets": report, "photos": described}
-    content |= {"sha256": {str(args.onnx): sha256(args.onnx)}, "run": describe_run()}
+    found = shortfalls(report, described, args.min_accuracy)
+    content: dict = {"summary": summarize_evaluation(report, described), "falls_short": found, "sets": report}
+    content |= {"photos": described, "sha256": {str(args.onnx): sha256(args.onnx)}, "run": describe_run()}
     write_json(args.out / "evaluation.json", content)
-    write_text(args.out / "evaluation.txt", f"{content['summary']}\n")
+    write_text(
+        args.out / "evaluation.txt", "\n".join([content["summary"], *(f"falls short: {f}" for f in found)]) + "\n"
+    )
     print(f"Saved: {args.out}/evaluation.json and pictures beside it")
-    if args.min_accuracy and described:
-        check_accuracy(report, described, args.min_accuracy)
+    if args.check and found:
+        raise UserError(f"{args.onnx} falls short: {'; '.join(found)}: train on more puzzles, longer, or another seed")
 
 
 if __name__ == "__main__":

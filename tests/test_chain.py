@@ -158,7 +158,7 @@ def test_bad_data_stop_make_and_keep_the_artifacts(chain, snapshot):
 # Options that are off, or name nothing, unless they are given.
 NO_DEFAULT = {
     "puzzles", *("bf16", "train-only", "export-only"),
-    *("golden", "write-golden", "report", "real"), "min-accuracy",
+    *("golden", "write-golden", "report", "real", "check"),
 }  # fmt: skip
 
 
