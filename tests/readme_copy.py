@@ -48,7 +48,8 @@ class Copy:
             path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{client}" "$@"\n')
             path.chmod(0o755)
         for stamp in (".installed", ".installed-dev"):
-            (folder / ".venv" / stamp).touch()
+            (folder / ".venv" / stamp).write_text(os.path.realpath(folder / ".venv" / "bin" / "python") + "\n")
+        (folder / ".venv-check").symlink_to(".venv")
         self.environment = WITHOUT_MAKE | {"MAKEFLAGS": f" -- {TINY}"}
         self.environment["PATH"] = f"{folder}/.venv/bin:{os.environ['PATH']}"
 
