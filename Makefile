@@ -61,7 +61,7 @@ INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.i
 DEV_INSTALLED := $(if $(INSTALLED),$(VENV)/.installed-dev)
 READ_VENV := $(VENV:/=)-read
 # Looks for the Python that fits.
-ANY_PYTHON = $(or $(shell command -v python3),$(PYTHON3),$(PYTHON))
+ANY_PYTHON = $(shell command -v "$(PYTHON3)" || command -v python3 || echo "$(PYTHON)")
 
 # A virtual environment uses its own packages, and the tests use their own plugins.
 unexport CDPATH PYTEST_ADDOPTS PYTEST_PLUGINS

@@ -107,6 +107,7 @@ MAKE_CASES = {
     "EPOCHS=0": (["train", "EPOCHS=0"], "--epochs: '0' is not a whole number from 1 to"),
     "BATCH=-8": (["train", "BATCH=-8"], "--batch-size"),
     "SEED=x": (["train", "SEED=x"], "--seed: 'x'"),
+    "an empty name": (["clean", "OUT="], "OUT= is empty"),
     "PROFILE=newspaper": (["PROFILE=newspaper"], "PROFILE=newspaper is neither tutorial nor photo"),
     "PUZZLES=nowhere": (["data", "DATA=new", "PUZZLES=nowhere.txt"], "nowhere.txt"),
     "no such target": (["trian"], "No rule to make target 'trian'"),

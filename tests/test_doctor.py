@@ -3,20 +3,22 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from conftest import PYTHON, ROOT, run
+
+import digitnet_cli
 
 sys.path.insert(0, str(ROOT / "tools"))
 import doctor
 
 INF = float("inf")
-UNLIMITED = {"memory": INF, "swap": INF, "cpus": INF}
+UNLIMITED = {"memory": INF, "swap": INF}
 PI4, PI5 = "processor\t: 0\nFeatures\t: fp asimd crc32 cpuid\n", "Features\t: fp asimd crc32 atomics cpuid asimddp\n"
 X86, OLD_X86 = "flags\t\t: fpu ssse3 cx16 sse4_1 sse4_2 popcnt avx2\n", "flags\t\t: fpu ssse3 cx16\n"
 MOUNTS = "/dev/mmcblk0p2 / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
@@ -50,7 +52,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     ("architecture", "cpuinfo", "versions", "status", "words"),
     [
         ("aarch64", PI4, {"torch": "2.9.1", "onnxruntime": "1.32.0"}, "ok", "Raspberry Pi 4"),
-        ("aarch64", PI4, {"torch": "2.10.0"}, "fail", "torch 2.10.0"),
         ("aarch64", PI4, {"torch": "2.6.0", "onnxruntime": "1.21.0"}, "fail", "torch 2.6.0, onnxruntime 1.21.0 ends"),
         ("aarch64", PI5, {"torch": "2.10.0"}, "ok", "ARMv8.1"),
         ("aarch64", "Features\t: fp\n", {}, "fail", "no asimd"),
@@ -79,9 +80,8 @@ def test_processor_must_have_the_instructions_of_the_wheels(machine, architectur
         ({"make": "bmake 20200710"}, "make", "fail", "4.3 or newer"),
         ({"make": ""}, "make", "fail", "missing"),
         ({}, "threads", "ok", "2 cores"),
-        ({"cpus": 1.5}, "threads", "ok", "1.5 cores"),
-        ({"OMP_NUM_THREADS": "2"}, "threads", "ok", "OMP_NUM_THREADS 2"),
-        ({"OMP_NUM_THREADS": "2", "cpus": 1.5}, "threads", "warn", "unset OMP_NUM_THREADS"),
+        ({"cpus": 0.5}, "threads", "ok", "1 cores"),
+        ({"OMP_NUM_THREADS": "2", "cpus": 0.5}, "threads", "warn", "unset OMP_NUM_THREADS"),
         ({"DNNL_DEFAULT_FPMATH_MODE": "strict"}, "fast math", "ok", "not set"),
         ({"DNNL_DEFAULT_FPMATH_MODE": "BF16"}, "fast math", "warn", "unset DNNL_DEFAULT_FPMATH_MODE:"),
         (dict.fromkeys(doctor.FAST_MATH, "BF16"), "fast math", "warn", f"unset {' '.join(doctor.FAST_MATH)}:"),
@@ -97,27 +97,22 @@ def test_system_and_settings_are_judged(machine, monkeypatch, changes, name, sta
     monkeypatch.setattr(doctor.platform, "system", lambda: given["system"])
     monkeypatch.setattr(doctor.platform, "libc_ver", lambda: given["libc"])
     monkeypatch.setattr(doctor.sys, "maxsize", given["maxsize"])
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(digitnet_cli.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(digitnet_cli, "container_cpus", lambda _: given["cpus"])
     monkeypatch.setattr(doctor, "run", lambda *_: ([given["make"], "Built for it"] if given["make"] else [], ""))
     for variable in changes.keys() - {"machine", "maxsize", "libc", "system", "cpus", "make"}:
         monkeypatch.setenv(variable, changes[variable])
-    expect(dict(doctor.check_system(given["cpus"]))[name], status, words)
-
-
-# --- memory, disk, containers ----------------------------------------------------------------------------
+    expect(dict(doctor.check_system())[name], status, words)
 
 
 @pytest.mark.parametrize(
     ("cgroup", "files", "limits"),
     [
         ("", {}, {}),
-        ("0::/", {"memory.max": "max", "cpu.max": "max 100000"}, {}),
-        ("0::/", {"memory.max": "250", "cpu.max": "50000 100000"}, {"memory": 250, "cpus": 0.5}),
+        ("0::/", {"memory.max": "250"}, {"memory": 250}),
         ("0::/a/b", {"a/memory.max": "9", "a/b/memory.max": "max"}, {"memory": 9}),  # the parent's holds
         ("0::/not/seen/here", {"memory.max": "7", "memory.swap.max": "0"}, {"memory": 7, "swap": 0}),
         ("4:memory:/x\n0::/", {"memory/x/memory.limit_in_bytes": "8"}, {"memory": 8}),
-        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "30000", "cpu/cpu.cfs_period_us": "10000"}, {"cpus": 3}),
-        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "10000"}, {}),
     ],
 )
 def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, files, limits):
@@ -139,14 +134,14 @@ def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, f
         (0.95, 0.7, 0.1, {}, "warn", "add swap"),  # a Raspberry Pi with 1 GB as it comes
         (0.95, 0.7, 2.1, {}, "ok", "2.1 GB swap"),
         (4, 0.6, 0.1, {}, "warn", "close other programs"),
-        (4, 0.6, 2, {}, "ok", "2.6 GB of both free"),
         (0.45, 0.3, 2, {}, "fail", "1 GB or more"),
     ],
 )
-def test_memory_is_the_smaller_of_machine_and_container(machine, total, free, swap, limits, status, words):
+def test_memory_is_the_smaller_of_machine_and_container(machine, monkeypatch, total, free, swap, limits, status, words):
+    monkeypatch.setattr(doctor, "container_limits", lambda: UNLIMITED | limits)
     sizes = {"MemTotal": total, "MemFree": 0, "MemAvailable": free, "SwapTotal": swap, "SwapFree": swap}
     machine(meminfo="".join(f"{name}:  {int(size * 1e9 / 1024)} kB\n" for name, size in sizes.items()))
-    expect(dict(doctor.check_room(UNLIMITED | limits, True))["memory"], status, words)
+    expect(dict(doctor.check_room(True))["memory"], status, words)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +149,6 @@ def test_memory_is_the_smaller_of_machine_and_container(machine, total, free, sw
     [
         ("aarch64", 2e9, False, "ok", "1.5 GB needed"),
         ("aarch64", 1e9, False, "fail", "free some space"),
-        ("aarch64", 1e9, True, "ok", "0.3 GB needed"),
         ("x86_64", 11.7e9, False, "fail", "TORCH_INDEX"),
         ("x86_64", 12.1e9, False, "ok", "12.0 GB needed"),
         ("x86_64", 0.2e9, True, "fail", "free some space"),
@@ -163,7 +157,7 @@ def test_memory_is_the_smaller_of_machine_and_container(machine, total, free, sw
 def test_disk_must_hold_what_is_still_to_come(machine, monkeypatch, architecture, free, installed, status, words):
     machine(architecture)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    expect(dict(doctor.check_room(UNLIMITED, installed))["disk"], status, words)
+    expect(dict(doctor.check_room(installed))["disk"], status, words)
 
 
 @pytest.mark.parametrize(
@@ -178,130 +172,79 @@ def test_disk_must_hold_what_is_still_to_come(machine, monkeypatch, architecture
 def test_a_temporary_folder_in_little_memory_is_warned_of(machine, monkeypatch, folder, gigabytes, status, words):
     machine(mounts=MOUNTS, meminfo=f"MemTotal: {gigabytes * 10**9 // 1024} kB\n")
     monkeypatch.setenv("TMPDIR", folder)
-    expect(dict(doctor.check_room(UNLIMITED, True))["temporary"], status, words)
+    expect(dict(doctor.check_room(True))["temporary"], status, words)
 
-
-# --- Python and its packages ------------------------------------------------------------------------------
 
 PINS = {"torch": "2.9.1", "font": "3.2"}
 GOOD = [["torch", "2.9.1+cpu"], ["Font", "3.002"]]
+KIND = "CPython 3.11, 64-bit"
 
 
-def python_checks(tmp_path: Path, lines: list[str], end: str = "exit 0", there: bool = True) -> dict[str, doctor.Check]:
-    """Return the checks of a Python that prints these lines and then runs `end`."""
+def python_checks(tmp_path: Path, kind: str, packages: list, end: str = "", there: bool = True) -> dict:
+    """Return the checks of a Python of this kind that has these packages, and runs `end` at the import of torch."""
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines) + f"{end}\n")
+    packages = f"echo '{json.dumps(packages)}'; echo 'import torch'; {end or 'exit 0'}"
+    python.write_text(f"#!/bin/sh\n[ $# = 2 ] && exec echo '{kind}'\n{packages}\n")
     python.chmod(0o755)
     return dict(doctor.check_python(str(python), PINS, there, tmp_path / "none.onnx", "INSTALL", "make"))
 
 
 @pytest.mark.parametrize(
-    ("version", "packages", "end", "name", "status", "words"),
+    ("kind", "packages", "end", "name", "status", "words"),
     [
-        ([3, 11, 2], GOOD, "exit 0", "Python", "ok", "3.11.2"),
-        ([3, 9, 2], GOOD, "exit 0", "Python", "fail", "install Python 3.11"),
-        ([3, 15, 0], GOOD, "exit 0", "Python", "warn", "3.14 or older"),
-        ([3, 11, 2], GOOD, "exit 0", "packages", "ok", "all 2 at the pinned versions"),
-        ([3, 11, 2], [], "exit 0", "packages", "fail", "missing: torch, font -> INSTALL"),
-        ([3, 11, 2], [["torch", "2.8.0"], *GOOD], "exit 0", "packages", "warn", "torch 2.8.0 (pinned: 2.9.1)"),
-        ([3, 11, 2], [["font", "3.02.1"], GOOD[0]], "exit 0", "packages", "warn", "font 3.2.1 (pinned: 3.2)"),
-        ([3, 11, 2], GOOD, "kill -ILL $$", "packages", "fail", "cannot import torch: killed by SIGILL -> INSTALL"),
-        ([3, 11, 2], GOOD, "echo 'ImportError: why' >&2; echo; exit 1", "packages", "fail", "torch: ImportError: why"),
-        ([3, 11, 2], GOOD, "exit 3", "packages", "fail", "cannot import torch: exit code 3"),
-        ([3, 11, 2], GOOD, "exit 0", "CUDA", "ok", "none"),
-        ([3, 11, 2], [["tritonclient", "2"], *GOOD], "exit 0", "CUDA", "ok", "none"),
-        (
-            [3, 11, 2],
-            [["nvidia_cudnn-cu13", "9"], ["cupy-cuda13x", "1"], *GOOD],
-            "exit 0",
-            "CUDA",
-            "warn",
-            "2 packages",
-        ),
+        (KIND, GOOD, "", "Python", "ok", "3.11"),
+        ("CPython 3.9, 64-bit", GOOD, "", "Python", "fail", "3.11 to 3.14"),
+        ("CPython 3.14, 64-bit, free-threaded", GOOD, "", "Python", "fail", "3.11 to 3.14"),
+        (KIND, GOOD, "", "packages", "ok", "all 2 at the pinned versions"),
+        (KIND, [], "", "packages", "fail", "missing: torch, font -> INSTALL"),
+        (KIND, [["torch", "2.8.0"], *GOOD], "", "packages", "warn", "torch 2.8.0 (pinned: 2.9.1)"),
+        (KIND, [["font", "3.02.1"], GOOD[0]], "", "packages", "warn", "font 3.2.1 (pinned: 3.2)"),
+        (KIND, GOOD, "kill -ILL $$", "packages", "fail", "cannot import torch: killed by SIGILL -> INSTALL"),
+        (KIND, GOOD, "echo 'ImportError: why' >&2; echo; exit 1", "packages", "fail", "torch: ImportError: why"),
+        (KIND, [["tritonclient", "2"], *GOOD], "", "CUDA", "ok", "none"),
+        (KIND, [["nvidia_cudnn-cu13", "9"], ["cupy-cuda13x", "1"], *GOOD], "", "CUDA", "warn", "2 packages"),
     ],
 )
-def test_python_and_packages_are_judged(machine, tmp_path, version, packages, end, name, status, words):
-    lines = [json.dumps(version), json.dumps(packages), "import torch"]
-    expect(python_checks(tmp_path, lines, end)[name], status, words)
+def test_python_and_packages_are_judged(machine, tmp_path, kind, packages, end, name, status, words):
+    expect(python_checks(tmp_path, kind, packages, end)[name], status, words)
 
 
 def test_packages_for_gpus_are_no_fault_where_pypi_brings_them(machine, tmp_path):
     machine("x86_64")
-    checks = python_checks(tmp_path, ["[3, 11, 2]", json.dumps([*GOOD, ["triton", "3.5.1"]])])
-    expect(checks["CUDA"], "ok", "TORCH_INDEX")
+    expect(python_checks(tmp_path, KIND, [*GOOD, ["triton", "3.5.1"]])["CUDA"], "ok", "TORCH_INDEX")
 
 
-def test_a_foreign_variable_is_the_first_suspect(machine, monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", "/opt/ros")
-    checks = python_checks(tmp_path, ["[3, 11, 2]", json.dumps(GOOD), "import torch"], "exit 1")
-    assert checks["packages"].cure == "unset PYTHONPATH"
-
-
-def test_before_installation_only_venv_and_pip_are_needed(machine, tmp_path):
-    ready = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], there=False)
-    expect(ready["packages"], "ok", "not installed yet: `make` installs them")
-    bare = python_checks(tmp_path, ["[3, 11, 2]", "[]", "import venv", "import ensurepip"], "exit 1", there=False)
-    expect(bare["packages"], "fail", "cannot import ensurepip")
+def test_before_installation_only_a_python_that_fits_is_needed(machine, tmp_path):
+    expect(python_checks(tmp_path, KIND, [], "exit 1", there=False)["packages"], "ok", "not installed yet: `make`")
+    (check,) = dict(doctor.check_python("", PINS, False, tmp_path, "INSTALL", "make")).values()
+    expect(check, "fail", "none fits -> no 64-bit CPython 3.11 to 3.14 with venv")
 
 
 def test_a_python_that_does_not_start_is_one_failure(machine, tmp_path):
-    checks = python_checks(tmp_path, [], "echo 'Fatal Python error: x' >&2; kill -SEGV $$")
-    expect(checks["Python"], "fail", "killed by SIGSEGV")
     (tmp_path / "python").write_bytes(b"\x7fELF of another machine")
+    (tmp_path / "python").chmod(0o755)
     (check,) = dict(doctor.check_python(str(tmp_path / "python"), PINS, True, tmp_path, "INSTALL", "make")).values()
     expect(check, "fail", "does not start, Exec format error")
 
 
-# --- the exported file, and the whole command --------------------------------------------------------------
-
-
-@pytest.fixture
-def model():
-    """A small ONNX model that keeps the contract."""
-    pytest.importorskip("onnx")
-    from onnx import TensorProto, helper, numpy_helper
-
-    weights = numpy_helper.from_array(np.full((784, 10), 0.5, np.float32), "weights")
-    nodes = [helper.make_node("Flatten", ["input"], ["x"]), helper.make_node("MatMul", ["x", "weights"], ["logits"])]
-    first = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1, 28, 28])
-    last = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])
-    graph = helper.make_graph(nodes, "graph", [first], [last], [weights])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
-
-
-def check_file(path: Path, monkeypatch: pytest.MonkeyPatch, python: str = PYTHON) -> doctor.Check:
-    """The check of an ONNX file by `python`, without the import of every package, which takes seconds."""
-    monkeypatch.setattr(doctor, "MODULES", ("numpy", "onnxruntime"))
-    return dict(doctor.check_python(python, {}, True, path, "INSTALL", "make PROFILE=photo"))["ONNX file"]
-
-
 @pytest.mark.parametrize("reader", ["onnx", "onnxruntime"])
-def test_a_frozen_batch_and_a_broken_file_are_found(machine, monkeypatch, tmp_path, model, reader):
+def test_the_exported_file_is_read_by_either_package(machine, monkeypatch, tmp_path, reader):
     path, python = tmp_path / "model.onnx", PYTHON
     if reader == "onnxruntime":  # where onnx is not installed
         (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnx'] = None")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         python = sys.executable
-    expect(check_file(path, monkeypatch, python), "ok", f"{path}: not made yet")
-    path.write_bytes(model.SerializeToString())
-    expect(check_file(path, monkeypatch, python), "ok", f"{path}: keeps its contract")
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    path.write_bytes(model.SerializeToString())
-    expect(check_file(path, monkeypatch, python), "fail", f"-> rm '{path}'; make PROFILE=photo export")
-    path.write_bytes(b"no model")
-    expect(check_file(path, monkeypatch, python), "fail", "not an ONNX file")
 
+    def judged(path: Path) -> doctor.Check:
+        checks = doctor.check_python(python, {"onnxruntime": ""}, True, path, "INSTALL", "make PROFILE=photo")
+        return dict(checks)["ONNX file"]
 
-def test_an_incomplete_model_is_refused(machine, monkeypatch, tmp_path, model):
-    import onnx
-
-    path = tmp_path / "model.onnx"
-    for broken in (b"", model.SerializeToString()[:-99]):
-        path.write_bytes(broken)
-        expect(check_file(path, monkeypatch), "fail", f"-> rm '{path}'")
-    onnx.save(model, path, save_as_external_data=True, location="other.bin", size_threshold=0)
-    expect(check_file(path, monkeypatch), "fail", "weights lie in another file")
-    expect(check_file(tmp_path, monkeypatch), "fail", "-> name the file itself")
+    expect(judged(path), "ok", f"{path}: not made yet")
+    shutil.copy(ROOT / "pretrained/sudoku_digitnet_photo.onnx", path)
+    expect(judged(path), "ok", f"{path}: keeps its contract")
+    path.write_bytes(path.read_bytes()[:-99])
+    expect(judged(path), "fail", f"-> rm '{path}'; make PROFILE=photo export")
+    expect(judged(tmp_path), "fail", "-> name the file itself")
 
 
 def test_it_runs_before_anything_is_installed(tmp_path):
@@ -326,7 +269,7 @@ def test_make_doctor_imports_with_the_environments_python(tmp_path):
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy/__init__.py").write_text("raise ImportError('of another Python')")
     result = run("env", f"PYTHONPATH={tmp_path}", "make", "-C", ROOT, "doctor", f"PYTHON={sys.executable}")
-    assert result.code and "cannot import numpy: ImportError: of another Python" in result.out
+    assert result.code and re.search(r"cannot import \w+: ImportError: of another Python", result.out)
     assert result.out.count("-> unset PYTHONPATH") == 2
 
 

@@ -3,6 +3,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 from conftest import ROOT, run
 
@@ -16,7 +17,6 @@ def test_make_clean_removes_our_data_wherever_cdpath_leads(tmp_path):
     done = run("make", "-C", tmp_path, "clean", CDPATH=str(tmp_path / "elsewhere"))
     assert done.code == 0 and not list((tmp_path / "data").iterdir())
     assert (tmp_path / "elsewhere" / "data" / "train" / "a.jpg").exists()
-    assert "cd " not in re.sub(r"^#.*", "", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
 def test_the_tests_use_their_own_packages_and_plugins(tmp_path):
@@ -31,7 +31,21 @@ def test_the_tests_use_their_own_packages_and_plugins(tmp_path):
     assert "\nPYTEST_DISABLE_PLUGIN_AUTOLOAD=1\n" in done.out
 
 
-def test_empty_settings_leave_their_defaults():
-    empty = [f"{name}=" for name in ("SEED", "DATA", "OUT", "MODEL", "PROFILE", "PYTHON")]
-    plans = [run("make", "-n", "-B", *options, "data", "check") for options in ([], empty)]
-    assert plans[0] == plans[1] and plans[0].code == 0 and plans[0].out
+def test_an_environment_is_filled_again_when_its_python_or_its_requirements_change(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "own/bin").mkdir(parents=True)
+    (tmp_path / "own/bin/python").symlink_to("/bin/sh")
+    for name in ("requirements.txt", "requirements-inference.txt", "own/.installed"):
+        (tmp_path / name).write_text(f"{Path('/bin/sh').resolve()}\n")
+    plan = ["make", "-C", tmp_path, "-n", "VENV=own"]
+    assert "is up to date" in run(*plan, "own/.installed").out
+    assert "venv.py own/.installed requirements.txt" in run(*plan, "own/.installed", "-Wrequirements.txt").out
+    assert '"own/bin/python" 06' in run(*plan, "read", "PHOTO=x").out
+    (tmp_path / "own/bin/python").unlink()
+    assert "venv.py own/.installed requirements.txt" in run(*plan, "own/.installed").out
+    assert "venv.py own-read/.installed requirements-inference.txt" in run(*plan, "own-read/.installed").out
+
+
+def test_pre_commit_runs_the_ruff_of_make_lint():
+    (pin,) = re.findall(r"^ruff==(.*)$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
+    assert f"    rev: v{pin}\n" in (ROOT / ".pre-commit-config.yaml").read_text()

@@ -1,84 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments that make builds."""
+"""tools/venv.py: a stub for Python where its answers are enough, real pip with tiny wheels for pip's settings."""
 
-import shutil
+import re
+import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pip
 import pytest
-from conftest import ROOT, run, slow
+from conftest import ROOT, WITHOUT_MAKE, run, slow
+
+sys.path.insert(0, str(ROOT / "tools"))
+import venv
+
+KIND = "CPython 3.12, 64-bit"
+ADVICE = "ImportError: x.so: failed to map segment\\nImportError:\\n\\nread this:\\n    pip install numpy"
 
 
-@pytest.mark.parametrize("venv", [".venv", ".venv-read"])
-def test_a_virtual_environment_without_its_python_is_reported(tmp_path, venv):
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.txt", "requirements-inference.txt"):
-        (tmp_path / name).touch()
-    (tmp_path / venv / "bin").mkdir(parents=True)
-    (tmp_path / venv / "bin" / "python").symlink_to("/usr/bin/python3.99")
-    done = run("make", "-C", tmp_path, f"{venv}/.installed")
-    assert done.code == 2 and f"mv {venv} {venv}.old" in done.err
-    (tmp_path / venv / ".installed").touch()
-    done = run("make", "-C", tmp_path, "-n", f"{venv}/.installed")  # make's own: built anew
-    assert done.code == 0 and f"-m venv --clear {venv}" in done.out
+def stub(folder, name="stub", kind=KIND, create="true", pip="true", load="true"):
+    """Write a Python of this kind that answers by shell commands, and logs TMPDIR for each run of pip."""
+    (folder / "requirements.txt").write_text("--no-index\n--find-links .\ntiny==1\n")
+    (folder / name).write_text(f"""#!/bin/sh
+case "$*" in
+"-Im venv"*) {create} && rm -rf env && mkdir -p env/bin && touch env/pyvenv.cfg && ln -s ../../{name} env/bin/python;;
+*"pip --version") [ -e "{folder}/has_pip" ];;
+*"venv ensurepip") echo "{kind}";;
+*ensurepip) touch "{folder}/has_pip";;
+*"pip install"*) echo "$TMPDIR" >> "{folder}/log"; sleep 0.3; {pip};;
+*tiny) {load};;
+esac
+""")
+    (folder / name).chmod(0o755)
+    return str(folder / name)
 
 
-def test_an_unsupported_python_is_skipped(tmp_path):
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "python3").chmod(0o755)
-    (tmp_path / "python3.13").write_text("#!/bin/sh\necho 3.13\n")
-    (tmp_path / "python3.13").chmod(0o755)
-    (tmp_path / "requirements.txt").touch()
-    done = run("make", "-C", tmp_path, "-n", ".venv/.installed", PATH=f"{tmp_path}:/usr/bin:/bin")
-    assert "base='python3.13'" in done.out
-    done = run("make", "-C", tmp_path, "-n", ".venv/.installed", f"PYTHON3={sys.executable}")
-    assert f"base='{sys.executable}'" in done.out
+def fill(folder, python="", failure=""):
+    """Fill folder/env; it must fail with one line in which `failure` is found, or else write the stamp."""
+    done = run(sys.executable, ROOT / "tools/venv.py", "env/.installed", "requirements.txt", python, cwd=folder)
+    (*_, last) = (done.err or "\n").splitlines()
+    assert re.search(f"^make: .*{failure}" if failure else "^$", last), done.err
+    assert done.code == bool(failure) and (folder / "env/.installed").exists() != bool(failure)
 
 
-def make_wheel(folder, name, needs=""):
-    info = f"{name}-1.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", "")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{needs}")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "")
-
-
-# A reader's own settings of pip, as in pip.conf; PIP_TARGET is the variable of `target`.
-PIP_SETTINGS = {
-    "target": "{}/elsewhere",
-    "prefix": "{}/elsewhere",
-    "root": "{}/elsewhere",
-    "user": "1",
-    "dry-run": "1",
-    "no-deps": "1",
-    "require-hashes": "1",
-    "python": "{}/elsewhere/bin/python",
+CHANGES = {
+    "sys.maxsize = 2**31 - 1": "CPython {}.{}, 32-bit",
+    "platform.python_implementation = lambda: 'PyPy'": "PyPy {}.{}, 64-bit",
+    "sysconfig.get_config_var = {'Py_GIL_DISABLED': 1}.get": "CPython {}.{}, 64-bit, free-threaded",
+    "sys.version_info = (3, 10)": "CPython 3.10, 64-bit",
 }
 
 
-@pytest.mark.parametrize("where", ["pip.conf", pytest.param("variables", marks=slow)])
-@pytest.mark.parametrize("names", [[*PIP_SETTINGS], *(pytest.param([name], marks=slow) for name in PIP_SETTINGS)])
-def test_packages_go_to_the_environment_whatever_pips_settings_say(tmp_path, names, where):
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    make_wheel(tmp_path, "tiny", "Requires-Dist: tinier\n")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_python_of_another_kind_is_skipped(tmp_path, monkeypatch, change):
+    changed = f"import platform, sys, sysconfig; {change}\n{venv.PROBE}"
+    (kind,), _ = venv.run(sys.executable, "-Ic", changed)
+    assert kind == CHANGES[change].format(*sys.version_info)
+    stub(tmp_path, "python3", kind), stub(tmp_path, "python3.12")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert venv.find_python() == "python3.12"
+    fill(tmp_path, f"{tmp_path}/python3", "no 64-bit CPython 3.11 to 3.14 with venv is found")
+
+
+def test_an_environment_is_made_anew_when_its_python_is_gone_or_another(tmp_path):
+    python = tmp_path / "env/bin/python"
+    fill(tmp_path, stub(tmp_path, "first"))
+    assert (tmp_path / "log").read_text() == f"{tmp_path}/env\n"  # TMPDIR
+    fill(tmp_path, stub(tmp_path, "second"))
+    assert python.resolve().name == "first"
+    (tmp_path / "first").unlink()
+    fill(tmp_path, stub(tmp_path, "second"))
+    assert python.resolve().name == "second"
+    (tmp_path / "env/.installed").write_text("/usr/bin/python3.99\n")
+    fill(tmp_path, stub(tmp_path, "third"))
+    assert python.resolve().name == "third"
+
+
+FAILURES = {
+    r"permitted: 'lib'\).* symbolic links.*VENV=": {"create": "! echo \"Error: not permitted: 'lib'\" >&2"},
+    r"\(ImportError: x.so: failed to map segment\).*noexec.*VENV=": {"load": f"! printf '{ADVICE}' >&2"},
+    r"\(killed by SIGILL\)": {"load": "kill -ILL $$"},
+    r"\(see above\).*pip config list": {"pip": "exit 1"},
+}
+
+
+@pytest.mark.parametrize("words", FAILURES)
+def test_a_failure_is_one_line_without_a_stamp_and_no_dead_end(tmp_path, words):
+    for _ in range(2):
+        fill(tmp_path, stub(tmp_path, **FAILURES[words]), words)
+    fill(tmp_path, stub(tmp_path))
+
+
+@pytest.mark.parametrize("python", ["/usr/bin/python3.99", sys.executable])
+def test_a_folder_that_make_did_not_make_is_not_touched(tmp_path, snapshot, python):
+    (tmp_path / "env/bin").mkdir(parents=True)
+    (tmp_path / "env/bin/python").symlink_to(python)
+    before = snapshot(tmp_path / "env")
+    fill(tmp_path, stub(tmp_path), "env is not make's.* move it away")
+    assert snapshot(tmp_path / "env") == before
+
+
+def test_of_runs_at_the_same_time_one_installs(tmp_path):
+    command = [sys.executable, ROOT / "tools/venv.py", "env/.installed", "requirements.txt", stub(tmp_path)]
+    running = [subprocess.Popen(command, cwd=tmp_path, env=WITHOUT_MAKE) for _ in range(3)]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    assert (tmp_path / "log").read_text().count("\n") == 1
+
+
+def make_wheel(folder, name, needs="", code=""):
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", code)
+        wheel.writestr(f"{name}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{needs}")
+        wheel.writestr(f"{name}-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{name}-1.dist-info/RECORD", "")
+
+
+SETTINGS = {"TARGET": "else", "PREFIX": "else", "ROOT": "else", "USER": "1", "DRY_RUN": "1", "NO_DEPS": "1"}
+
+
+@pytest.mark.parametrize("name", [name if name[0] in "TDN" else pytest.param(name, marks=slow) for name in SETTINGS])
+def test_pips_settings_that_lead_elsewhere_are_noticed(tmp_path, monkeypatch, name):
+    stub(tmp_path)
+    make_wheel(tmp_path, "tiny", "Requires-Dist: tinier\n", "import tinier")
     make_wheel(tmp_path, "tinier")
-    (tmp_path / "requirements.txt").write_text("--no-index\n--find-links .\ntiny==1\n")
-    packages = tmp_path / f".venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    venv.create(tmp_path / ".venv", symlinks=True)
+    venv.run(sys.executable, "-Im", "venv", "--without-pip", tmp_path / "env")
     (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "pip").symlink_to(Path(pip.__file__).parent)  # 10 s faster than ensurepip
-    (packages / "linked.pth").write_text(f"{tmp_path}/linked")
-    settings = {name: PIP_SETTINGS[name].format(tmp_path) for name in names}
-    (tmp_path / "pip.conf").write_text("\n".join(["[global]", *(f"{name} = {settings[name]}" for name in names)]))
-    variables = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
-    if where == "variables":
-        variables = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
-    done = run("make", "-C", tmp_path, ".venv/.installed", **variables)
-    assert done.code == 0, done.err
-    assert {"tiny.py", "tinier.py"} <= {path.name for path in packages.iterdir()}
-    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "linked/pip").symlink_to(Path(pip.__file__).parent)  # seconds faster than ensurepip
+    (next((tmp_path / "env/lib").iterdir()) / "site-packages/linked.pth").write_text(f"{tmp_path}/linked")
+    monkeypatch.setitem(WITHOUT_MAKE, f"PIP_{name}", SETTINGS[name])
+    fill(tmp_path, failure="is not installed in env .*pip config list")
+    monkeypatch.delitem(WITHOUT_MAKE, f"PIP_{name}")
+    fill(tmp_path)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check whether this machine can run the project: one line per check, with a cure where it is not ok.
 
-Run by `make doctor`. Needs only the standard library and the syntax of Python 3.7, so that it also runs on an old
-Python. Installs and changes nothing. Exit code 1 if a check fails.
+Run by `make doctor`. Needs only the standard library; an old Python (3.7) looks for a newer one and hands over to it.
+Installs and changes nothing. Exit code 1 if a check fails.
 """
 
 import argparse
@@ -11,19 +11,23 @@ import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
-if sys.version_info < (3, 7):  # noqa: UP036
-    sys.exit(f"{sys.argv[0]}: {sys.executable} is Python {platform.python_version()}: install Python 3.11 or newer")
-
 ROOT, SYSTEM = Path(__file__).resolve().parent.parent, Path("/")  # SYSTEM holds proc and sys
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT)]
+from venv import MODULES, NO_PYTHON, PROBE, SUPPORTED, find_python, run
 
-# Settings. Wheels of the pinned packages exist for these Pythons and this glibc; the Makefile needs this GNU Make.
-OLDEST_PYTHON, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_MAKE = [3, 11], [3, 14], [2, 28], [4, 3]
+if sys.version_info < (3, 11):
+    python = find_python()
+    if python:
+        os.execvp(python, [python, "-I", *sys.argv])
+    sys.exit(f"fail  Python        {sys.executable} is {platform.python_version()}, {NO_PYTHON}")
+from digitnet_cli import available_cpus, read
+
+# Settings. Wheels of the pinned packages need this glibc, the Makefile this GNU Make; tools/venv.py has the Pythons.
+OLDEST_GLIBC, OLDEST_MAKE = [2, 28], [4, 3]
 X86_FLAGS, ARM_FLAGS = ("cx16", "popcnt", "ssse3", "sse4_1", "sse4_2"), ("asimd",)  # numpy needs x86-64-v2 or NEON
 # aarch64 wheels that need atomics of ARMv8.1: pytorch issues 132032, 146792, 174344; onnxruntime issue 23957.
 NEEDS_ATOMICS = (("torch", "2.4.0"), ("torch", "2.6.0"), ("torch", "2.10.0"), ("onnxruntime", "1.21.0"))
@@ -35,24 +39,21 @@ FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # two na
 FOREIGN = ("PYTHONPATH", "PYTHONHOME")
 GPU_NAME = re.compile(r"(nvidia-|cuda-|cupy|pytorch-triton|triton$)")  # packages for NVIDIA GPUs, canonical names
 WITHOUT_CUDA = "rm -rf .venv; make TORCH_INDEX=https://download.pytorch.org/whl/cpu"
-MODULES = ("numpy", "onnxruntime", "torch", "torchvision", "onnx", "onnxscript", "cv2", "PIL", "matplotlib", "pytest")
-QUIET = {"ORT_DISABLE_TELEMETRY": "1", "MPLCONFIGDIR": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}  # leave no files
 
-# Run by the environment's Python, of any version. The last step that it prints is the one that fails.
-PROBE = """
+# Run by the environment's Python. Lists the packages, imports the modules, and checks the ONNX file.
+PACKAGES = """
 import json, sys
-print(json.dumps(sys.version_info[:3]))
 from importlib import metadata, util
+sys.dont_write_bytecode = True
 print(json.dumps([[d.metadata["Name"] or "", d.version] for d in metadata.distributions()]))
-root, onnx, *modules = sys.argv[1:]
-for name in modules:
-    print("import " + name, flush=True)
-    __import__(name)
-    if onnx and name == "onnxruntime":
-        sys.path.insert(0, root)
-        from digitnet_onnx import contract_failures, open_session, signature_failures
-        print("check", flush=True)
-        print(json.dumps(contract_failures(onnx) if util.find_spec("onnx") else signature_failures(open_session(onnx))))
+root, onnx, *sys.argv[1:] = sys.argv[1:]
+"""
+CHECK = """
+if onnx:
+    sys.path.insert(0, root)
+    from digitnet_onnx import contract_failures, open_session, signature_failures
+    print("check", flush=True)
+    print(json.dumps(contract_failures(onnx) if util.find_spec("onnx") else signature_failures(open_session(onnx))))
 """
 
 
@@ -69,25 +70,8 @@ def judge(seen: str, *cases: tuple) -> Check:
     return next((Check(status, seen, cure) for condition, status, cure in cases if condition), Check("ok", seen))
 
 
-def read(path: Path) -> str:
-    """Return a file's text, or "" if it cannot be read."""
-    return path.read_text(errors="replace") if os.access(str(path), os.R_OK) else ""
-
-
-def run(*command: object) -> tuple:
-    """Run a command; return the lines that it prints, and the reason if it fails, else ""."""
-    try:
-        done = subprocess.run(list(map(str, command)), env={**os.environ, **QUIET}, capture_output=True)
-    except OSError as error:
-        return [], error.strerror
-    printed, errors = (stream.decode(errors="replace").splitlines() for stream in (done.stdout, done.stderr))
-    reasons = [line for line in errors if re.search(r"Error: \S", line)] or errors or [f"exit code {done.returncode}"]
-    reason = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else reasons[-1]
-    return printed, reason if done.returncode else ""
-
-
-def check_system(cpus: float) -> Iterator[tuple]:
-    """Judge architecture, system, make, and variables that change what Python does. cpus: limit of the container."""
+def check_system() -> Iterator[tuple]:
+    """Judge architecture, system, make, and variables that change what Python does."""
     machine, system, libc = platform.machine(), platform.system(), platform.libc_ver()
     bad, bits = sys.maxsize < 2**32 or machine not in DISK, 64 if sys.maxsize > 2**32 else 32
     cure = "use a 64-bit system on aarch64 or x86_64 (64-bit Raspberry Pi OS): onnxruntime has wheels for no other"
@@ -98,11 +82,10 @@ def check_system(cpus: float) -> Iterator[tuple]:
     make = "".join(run("make", "--version")[0][:1]) or "missing"
     bad = "GNU Make" not in make or [int(part) for part in re.findall(r"\d+", make)] < OLDEST_MAKE
     yield "make", judge(make, (bad, "fail", "install GNU Make 4.3 or newer: sudo apt install make (Debian 11)"))
-    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores, threads = min(cores, max(cpus, 1)), os.environ.get("OMP_NUM_THREADS", "not set")
+    cores, threads = available_cpus(), os.environ.get("OMP_NUM_THREADS", "not set")
     bad = threads.isdigit() and int(threads) > cores
     cure = "unset OMP_NUM_THREADS: more threads than cores wait for each other"
-    yield "threads", judge(f"{cores:g} cores, OMP_NUM_THREADS {threads}", (bad, "warn", cure))
+    yield "threads", judge(f"{cores} cores, OMP_NUM_THREADS {threads}", (bad, "warn", cure))
     rounds, hides = "it rounds to 8 bits, and `make parity` fails", "it can hide the environment's own packages"
     for name, variables, effect in (("fast math", FAST_MATH, rounds), ("variables", FOREIGN, hides)):
         found = [variable for variable in variables if os.environ.get(variable, "").upper() not in ("", "STRICT")]
@@ -111,8 +94,8 @@ def check_system(cpus: float) -> Iterator[tuple]:
 
 
 def container_limits() -> dict:
-    """Return the limits of this process's cgroup, version 1 or 2: bytes of "memory" and "swap", and "cpus"; or inf."""
-    limits = dict.fromkeys(("memory", "swap", "cpus"), float("inf"))
+    """Return the limits of this process's cgroup, version 1 or 2: bytes of "memory" and of "swap", or inf."""
+    limits = {"memory": float("inf"), "swap": float("inf")}
     files = (("memory", "memory.max"), ("memory", "memory.limit_in_bytes"), ("swap", "memory.swap.max"))
     for line in read(SYSTEM / "proc/self/cgroup").splitlines():
         controllers, group = line.split(":", 2)[1:]
@@ -120,14 +103,12 @@ def container_limits() -> dict:
         for parent in (folder, *folder.parents):  # their limits hold too, and a container may not see its own folder
             for kind, name in files:
                 limits[kind] = min([limits[kind], *map(int, re.findall(r"^\d+", read(parent / name)))])
-            times = read(parent / "cpu.max") or read(parent / "cpu.cfs_quota_us") + read(parent / "cpu.cfs_period_us")
-            for quota, period in re.findall(r"^(\d+)\s+(\d+)", times):
-                limits["cpus"] = min(limits["cpus"], int(quota) / int(period))
     return limits
 
 
-def check_room(limits: dict, installed: bool) -> Iterator[tuple]:
+def check_room(installed: bool) -> Iterator[tuple]:
     """Judge memory, disk and the folder for temporary files. installed: whether packages are installed."""
+    limits = container_limits()
     sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", read(SYSTEM / "proc/meminfo"), re.MULTILINE))
     names = ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
     machine, available, swap, free_swap = (1024 * int(sizes.get(name, 0)) for name in names)
@@ -169,30 +150,35 @@ def check_processor(versions: dict) -> Check:
 
 def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str, make: str) -> Iterator[tuple]:
     """Judge a Python, its packages, and the exported file by them. there: whether it should have packages."""
-    arguments = (onnx if onnx.exists() else "", *MODULES) if there else ("", "venv", "ensurepip")
-    printed, error = run(python, "-c", PROBE, ROOT, *arguments)
+    kind, error = run(python, "-c", PROBE) if python else ([], "")
     foreign = " ".join(name for name in FOREIGN if os.environ.get(name))
     repair = f"unset {foreign}" if foreign else install
-    version = json.loads(printed[0]) if printed else []
-    check = judge(
-        f"{'.'.join(map(str, version)) or f'does not start, {error}'} ({python})",
-        (not version, "fail", repair),
-        (version < OLDEST_PYTHON, "fail", "install Python 3.11 or newer (Debian 12, Ubuntu 24.04), rm -rf .venv"),
-        (version[:2] > NEWEST_PYTHON, "warn", "if pip finds no wheel: install Python 3.14 or older"),
-    )
-    yield "Python", check
-    if not version:
+    seen = f"{kind[0] if kind else f'does not start, {error}'} ({python})" if python else "none fits"
+    bad = kind and kind[0] not in SUPPORTED
+    yield "Python", judge(seen, (bad or not python, "fail", NO_PYTHON), (not kind, "fail", repair))
+    if not kind:
         return
-    pairs = json.loads(printed[1])[::-1] if there and printed[1:] else []  # of two with one name, the first is used
+    printed, error = [], ""
+    if there:
+        modules = [MODULES.get(name, name.replace("-", "_")) for name in pins]
+        arguments = (ROOT, onnx if onnx.exists() else "", *modules)
+        printed, error = run(python, "-c", PACKAGES + PROBE + CHECK, *arguments)
+    yield from check_packages(printed, error, pins, there, (install, repair, make))
+    checked = printed[printed.index("check") + 1 :] if "check" in printed else ["null"]
+    yield "ONNX file", check_onnx(onnx, json.loads(checked[0]) if checked else [error], f"{make} export")
+
+
+def check_packages(printed: list, error: str, pins: dict, there: bool, cures: tuple) -> Iterator[tuple]:
+    """Judge the packages by what PACKAGES printed, and the processor by their versions."""
+    install, repair, make = cures
+    pairs = json.loads(printed[0])[::-1] if printed else []  # of two with one name, the first is used
     found = {re.sub(r"[-_.]+", "-", n).lower(): re.sub(r"\b0+(?=\d)", "", v.partition("+")[0]) for n, v in pairs}
     lacking = [name for name in pins if name not in found] if there else []
     missing = ", ".join(lacking[:5]) + f" and {len(lacking) - 5} more" * (len(lacking) > 5)
     other = ", ".join(f"{name} {found[name]} (pinned: {v})" for name, v in pins.items() if found.get(name, v) != v)
     step = ([""] + [line for line in printed if line == "check" or line.startswith("import ")])[-1]
     failed = f"cannot {step}: {error}" if error and step.startswith("import") else ""
-    fine = f"all {len(pins)} at the pinned versions, and they load"
-    if not there:
-        fine = f"not installed yet: `{make}` installs them"
+    fine = f"all {len(pins)} at the pinned versions, and they load" if there else f"not installed yet: `{make}` does it"
     check = judge(
         f"missing: {missing}" if missing else failed or other or fine,
         (missing, "fail", install),
@@ -205,8 +191,6 @@ def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str,
     seen = f"{len(gpu)} packages for NVIDIA GPUs, not used; without them: {WITHOUT_CUDA}" if gpu else "none"
     cure = "rm -rf .venv; make (from torch 2.11.0 on, PyPI's wheels bring gigabytes of them; the pinned one does not)"
     yield "CUDA", judge(seen, (gpu and platform.machine() == "aarch64", "warn", cure))
-    checked = printed[printed.index("check") + 1 :] if "check" in printed else ["null"]
-    yield "ONNX file", check_onnx(onnx, json.loads(checked[0]) if checked else [error], f"{make} export")
 
 
 def check_onnx(path: Path, failures: Optional[list], again: str) -> Check:
@@ -224,20 +208,19 @@ def main() -> int:
     """Print the checks; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", default=".venv", help="the environment that make fills (default: .venv)")
-    parser.add_argument("--base", default="python3", help="the Python that makes it (default: python3)")
+    parser.add_argument("--base", default="", help="the Python that makes it (default: the first that fits)")
     parser.add_argument("--python", help="a Python of your own, instead of --venv")
     parser.add_argument("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), help="the exported file")
     args = parser.parse_args()
     python = args.python or f"{args.venv}/bin/python"
     there = bool(args.python) or os.path.lexists(python)
     make = f"make {os.environ.get('MAKEFLAGS', '').partition('-- ')[2]}".strip()  # with the settings of this call
-    install = f"rm -rf {args.venv}; {make}" if there else "sudo apt install python3-venv python3-pip"
-    if args.python:
-        install = "make without PYTHON= and VENV=; or, in an environment of your own, pip install -r requirements.txt"
+    own = "make without PYTHON= and VENV=; or, in an environment of your own, pip install -r requirements.txt"
+    install = own if args.python else f"rm -rf {args.venv}; {make}"
     pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", read(ROOT / "requirements.txt").lower(), re.MULTILINE))
-    limits, statuses = container_limits(), []
-    python_checks = check_python(python if there else args.base, pins, there, args.onnx, install, make)
-    for checks in (check_system(limits["cpus"]), check_room(limits, there), python_checks):
+    python = python if there else find_python(args.base)
+    statuses = []
+    for checks in (check_system(), check_room(there), check_python(python, pins, there, args.onnx, install, make)):
         for name, (status, seen, cure) in checks:
             statuses.append(status)
             print(f"{status:<5} {name:<13} {seen}" + (f"\n{'':<19} -> {cure}" if cure else ""), flush=True)

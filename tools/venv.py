@@ -52,7 +52,7 @@ def install(folder: Path, requirements: Path, wanted: str, options: list) -> Non
     python, stamp = f"{folder}/bin/python", folder / ".installed"
     moved = stamp.exists() and stamp.read_text().strip() != os.path.realpath(python)
     if moved or not (folder / "pyvenv.cfg").exists() or not find_python(python):
-        if any(folder.iterdir()) and not stamp.exists():
+        if any(folder.glob("*")) and not stamp.exists():
             sys.exit(f"make: {folder} is not make's, or its Python does not fit: move it away, or name another: VENV=")
         base = find_python(wanted) or sys.exit(f"make: {NO_PYTHON}")
         reason = run(base, "-Im", "venv", "--clear", folder)[1]
@@ -75,7 +75,7 @@ def main(stamp: Path, requirements: Path, wanted: str, *options: str) -> None:
     stamp.parent.mkdir(parents=True, exist_ok=True)
     before = stamp.exists() and stamp.stat().st_mtime_ns
     with contextlib.suppress(OSError):  # not all file systems have locks
-        fcntl.flock(os.open(str(stamp.parent), os.O_RDONLY), fcntl.LOCK_EX)
+        fcntl.flock(os.open(str(stamp.parent.parent), os.O_RDONLY), fcntl.LOCK_EX)  # until this process ends
     if before == (stamp.exists() and stamp.stat().st_mtime_ns):
         install(stamp.parent, requirements, wanted, list(options))
         os.sync()
