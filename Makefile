@@ -216,7 +216,7 @@ smoke:
 doctor: export PYTHONPATH := $(value PYTHONPATH)
 doctor: export PYTHONHOME := $(value PYTHONHOME)
 doctor:
-	@"$(ANY_PYTHON)" -I tools/doctor.py --onnx $(ONNX) $(if $(INSTALLED),--venv $(VENV) $(call option,--base,$(PYTHON3)),--python "$(PYTHON)")
+	@"$(ANY_PYTHON)" -I tools/doctor.py $(if $(INSTALLED),--venv $(VENV) $(call option,--base,$(PYTHON3)),--python "$(PYTHON)")
 
 ## clean       remove artifacts, drawn data and build/ (not the virtual environment, not your own files)
 DRAWN := train val calibration grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py

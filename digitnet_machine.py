@@ -31,21 +31,27 @@ def read_system_file(path: Path) -> str:
 def available_cpus() -> int:
     """Return the cores that this process may use: by its CPU affinity and container, shared with torchrun's others."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = math.ceil(min(cores, container_cpus(Path("/"))))
+    allowed = math.ceil(min(cores, container_limits(Path("/"))["cpus"]))
     return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def container_cpus(system: Path) -> float:
-    """Return the cores that this process's control groups (version 1 or 2) allow, or inf; `system` is the root."""
-    limit = math.inf
+def container_limits(system: Path) -> dict[str, float]:
+    """Return the limits of this process's control groups, version 1 or 2; `system` is the root folder.
+
+    "cpus", and bytes of "memory" and "swap"; inf if there is none.
+    """
+    limits = {"cpus": math.inf, "memory": math.inf, "swap": math.inf}
+    files = (("memory", "memory.max"), ("memory", "memory.limit_in_bytes"), ("swap", "memory.swap.max"))
     for line in read_system_file(system / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         folder = system / "sys/fs/cgroup" / controllers / group.lstrip("/")
         for place in (folder, *folder.parents):  # a container may not see its own folder; parents limit it as well
-            files = [read_system_file(place / f"cpu.{name}") for name in ("max", "cfs_quota_us", "cfs_period_us")]
-            for quota, period in re.findall(r"^(\d+)\s+(\d+)", "".join(files)):  # others are no limit
-                limit = min(limit, int(quota) / int(period))
-    return limit
+            for kind, name in files:
+                limits[kind] = min([limits[kind], *map(int, re.findall(r"^\d+", read_system_file(place / name)))])
+            times = [read_system_file(place / f"cpu.{name}") for name in ("max", "cfs_quota_us", "cfs_period_us")]
+            for quota, period in re.findall(r"^(\d+)\s+(\d+)", "".join(times)):  # others are no limit
+                limits["cpus"] = min(limits["cpus"], int(quota) / int(period))
+    return limits
 
 
 def set_up_worker(parent: int) -> None:

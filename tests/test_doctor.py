@@ -3,25 +3,24 @@
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import PYTHON, ROOT, run
+from conftest import ROOT, run
 
-import digitnet_cli
+import digitnet_machine
 
 sys.path.insert(0, str(ROOT / "tools"))
 import doctor
 
 INF = float("inf")
-UNLIMITED = {"memory": INF, "swap": INF}
+UNLIMITED = {"cpus": INF, "memory": INF, "swap": INF}
+FAST_MATH = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
 PI4, PI5 = "processor\t: 0\nFeatures\t: fp asimd crc32 cpuid\n", "Features\t: fp asimd crc32 atomics cpuid asimddp\n"
 X86, OLD_X86 = "flags\t\t: fpu ssse3 cx16 sse4_1 sse4_2 popcnt avx2\n", "flags\t\t: fpu ssse3 cx16\n"
-MOUNTS = "/dev/mmcblk0p2 / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n"
 
 
 def expect(check: doctor.Check, status: str, words: str) -> None:
@@ -33,7 +32,7 @@ def expect(check: doctor.Check, status: str, words: str) -> None:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend to be another machine: files below / by name, and the architecture."""
-    for name in ("TMPDIR", "OMP_NUM_THREADS", *doctor.FAST_MATH, *doctor.FOREIGN):
+    for name in ("OMP_NUM_THREADS", *FAST_MATH, "PYTHONPATH", "PYTHONHOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "SYSTEM", tmp_path / "root")
 
@@ -82,10 +81,10 @@ def test_processor_must_have_the_instructions_of_the_wheels(machine, architectur
         ({}, "threads", "ok", "2 cores"),
         ({"cpus": 0.5}, "threads", "ok", "1 cores"),
         ({"OMP_NUM_THREADS": "2", "cpus": 0.5}, "threads", "warn", "unset OMP_NUM_THREADS"),
-        ({"DNNL_DEFAULT_FPMATH_MODE": "strict"}, "fast math", "ok", "not set"),
+        ({"DNNL_DEFAULT_FPMATH_MODE": "strict"}, "fast math", "ok", "none set"),
         ({"DNNL_DEFAULT_FPMATH_MODE": "BF16"}, "fast math", "warn", "unset DNNL_DEFAULT_FPMATH_MODE:"),
-        (dict.fromkeys(doctor.FAST_MATH, "BF16"), "fast math", "warn", f"unset {' '.join(doctor.FAST_MATH)}:"),
-        ({}, "variables", "ok", "not set"),
+        (dict.fromkeys(FAST_MATH, "BF16"), "fast math", "warn", f"unset {' '.join(FAST_MATH)}:"),
+        ({}, "variables", "ok", "none set"),
         ({"PYTHONPATH": "/opt/ros"}, "variables", "warn", "PYTHONPATH=/opt/ros -> unset PYTHONPATH:"),
         ({"PYTHONHOME": "/usr"}, "variables", "warn", "unset PYTHONHOME:"),
     ],
@@ -97,8 +96,8 @@ def test_system_and_settings_are_judged(machine, monkeypatch, changes, name, sta
     monkeypatch.setattr(doctor.platform, "system", lambda: given["system"])
     monkeypatch.setattr(doctor.platform, "libc_ver", lambda: given["libc"])
     monkeypatch.setattr(doctor.sys, "maxsize", given["maxsize"])
-    monkeypatch.setattr(digitnet_cli.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(digitnet_cli, "container_cpus", lambda _: given["cpus"])
+    monkeypatch.setattr(digitnet_machine.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(digitnet_machine, "container_limits", lambda _: {"cpus": given["cpus"]})
     monkeypatch.setattr(doctor, "run", lambda *_: ([given["make"], "Built for it"] if given["make"] else [], ""))
     for variable in changes.keys() - {"machine", "maxsize", "libc", "system", "cpus", "make"}:
         monkeypatch.setenv(variable, changes[variable])
@@ -113,6 +112,8 @@ def test_system_and_settings_are_judged(machine, monkeypatch, changes, name, sta
         ("0::/a/b", {"a/memory.max": "9", "a/b/memory.max": "max"}, {"memory": 9}),  # the parent's holds
         ("0::/not/seen/here", {"memory.max": "7", "memory.swap.max": "0"}, {"memory": 7, "swap": 0}),
         ("4:memory:/x\n0::/", {"memory/x/memory.limit_in_bytes": "8"}, {"memory": 8}),
+        ("0::/a/b", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, {"cpus": 2}),
+        ("3:cpu:/x", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, {"cpus": 0.5}),
     ],
 )
 def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, files, limits):
@@ -120,7 +121,7 @@ def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, f
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text and f"{text}\n")
-    assert doctor.container_limits() == UNLIMITED | limits
+    assert digitnet_machine.container_limits(tmp_path / "root") == UNLIMITED | limits
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, f
     ],
 )
 def test_memory_is_the_smaller_of_machine_and_container(machine, monkeypatch, total, free, swap, limits, status, words):
-    monkeypatch.setattr(doctor, "container_limits", lambda: UNLIMITED | limits)
+    monkeypatch.setattr(doctor, "container_limits", lambda _: UNLIMITED | limits)
     sizes = {"MemTotal": total, "MemFree": 0, "MemAvailable": free, "SwapTotal": swap, "SwapFree": swap}
     machine(meminfo="".join(f"{name}:  {int(size * 1e9 / 1024)} kB\n" for name, size in sizes.items()))
     expect(dict(doctor.check_room(True))["memory"], status, words)
@@ -160,21 +161,6 @@ def test_disk_must_hold_what_is_still_to_come(machine, monkeypatch, architecture
     expect(dict(doctor.check_room(installed))["disk"], status, words)
 
 
-@pytest.mark.parametrize(
-    ("folder", "gigabytes", "status", "words"),
-    [
-        ("/tmp", 2, "warn", "TMPDIR"),
-        ("/tmp/x", 2, "warn", "TMPDIR"),
-        ("/tmp", 8, "ok", "tmpfs"),
-        ("/home", 2, "ok", "ext4"),
-    ],
-)
-def test_a_temporary_folder_in_little_memory_is_warned_of(machine, monkeypatch, folder, gigabytes, status, words):
-    machine(mounts=MOUNTS, meminfo=f"MemTotal: {gigabytes * 10**9 // 1024} kB\n")
-    monkeypatch.setenv("TMPDIR", folder)
-    expect(dict(doctor.check_room(True))["temporary"], status, words)
-
-
 PINS = {"torch": "2.9.1", "font": "3.2"}
 GOOD = [["torch", "2.9.1+cpu"], ["Font", "3.002"]]
 KIND = "CPython 3.11, 64-bit"
@@ -186,7 +172,7 @@ def python_checks(tmp_path: Path, kind: str, packages: list, end: str = "", ther
     packages = f"echo '{json.dumps(packages)}'; echo 'import torch'; {end or 'exit 0'}"
     python.write_text(f"#!/bin/sh\n[ $# = 2 ] && exec echo '{kind}'\n{packages}\n")
     python.chmod(0o755)
-    return dict(doctor.check_python(str(python), PINS, there, tmp_path / "none.onnx", "INSTALL", "make"))
+    return dict(doctor.check_python(str(python), PINS, there, "INSTALL"))
 
 
 @pytest.mark.parametrize(
@@ -216,35 +202,15 @@ def test_packages_for_gpus_are_no_fault_where_pypi_brings_them(machine, tmp_path
 
 def test_before_installation_only_a_python_that_fits_is_needed(machine, tmp_path):
     expect(python_checks(tmp_path, KIND, [], "exit 1", there=False)["packages"], "ok", "not installed yet: `make`")
-    (check,) = dict(doctor.check_python("", PINS, False, tmp_path, "INSTALL", "make")).values()
+    (check,) = dict(doctor.check_python("", PINS, False, "INSTALL")).values()
     expect(check, "fail", "none fits -> no 64-bit CPython 3.11 to 3.14 with venv")
 
 
 def test_a_python_that_does_not_start_is_one_failure(machine, tmp_path):
     (tmp_path / "python").write_bytes(b"\x7fELF of another machine")
     (tmp_path / "python").chmod(0o755)
-    (check,) = dict(doctor.check_python(str(tmp_path / "python"), PINS, True, tmp_path, "INSTALL", "make")).values()
+    (check,) = dict(doctor.check_python(str(tmp_path / "python"), PINS, True, "INSTALL")).values()
     expect(check, "fail", "does not start, Exec format error")
-
-
-@pytest.mark.parametrize("reader", ["onnx", "onnxruntime"])
-def test_the_exported_file_is_read_by_either_package(machine, monkeypatch, tmp_path, reader):
-    path, python = tmp_path / "model.onnx", PYTHON
-    if reader == "onnxruntime":  # where onnx is not installed
-        (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['onnx'] = None")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        python = sys.executable
-
-    def judged(path: Path) -> doctor.Check:
-        checks = doctor.check_python(python, {"onnxruntime": ""}, True, path, "INSTALL", "make PROFILE=photo")
-        return dict(checks)["ONNX file"]
-
-    expect(judged(path), "ok", f"{path}: not made yet")
-    shutil.copy(ROOT / "pretrained/sudoku_digitnet_photo.onnx", path)
-    expect(judged(path), "ok", f"{path}: keeps its contract")
-    path.write_bytes(path.read_bytes()[:-99])
-    expect(judged(path), "fail", f"-> rm '{path}'; make PROFILE=photo export")
-    expect(judged(tmp_path), "fail", "-> name the file itself")
 
 
 def test_it_runs_before_anything_is_installed(tmp_path):
@@ -254,7 +220,7 @@ def test_it_runs_before_anything_is_installed(tmp_path):
     statuses = re.findall(r"^(ok|warn|fail) ", result.out, re.MULTILINE)
     counts = [statuses.count(status) for status in ("ok", "warn", "fail")]
     assert [int(number) for number in re.findall(r"\d+", result.out.splitlines()[-1])] == counts
-    assert len(statuses) == 14 and result.code == (counts[2] > 0)
+    assert len(statuses) == 12 and result.code == (counts[2] > 0)
 
 
 def test_make_doctor_imports_with_the_environments_python(tmp_path):
@@ -263,16 +229,10 @@ def test_make_doctor_imports_with_the_environments_python(tmp_path):
     (tmp_path / "venv/bin/python").symlink_to("/usr/bin/python3.99")
     result = run("make", "-C", ROOT, "doctor", f"VENV={tmp_path}/venv", "PROFILE=photo")
     assert result.code and f"does not start, No such file or directory ({tmp_path}/venv/bin/python)" in result.out
-    cure = re.findall(f"-> rm -rf {tmp_path}/venv; (make .*)", result.out)
-    assert [sorted(line.split()) for line in cure] == [sorted(["make", "PROFILE=photo", f"VENV={tmp_path}/venv"])]
+    assert f"-> rm -rf {tmp_path}/venv; make VENV={tmp_path}/venv\n" in result.out
 
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy/__init__.py").write_text("raise ImportError('of another Python')")
     result = run("env", f"PYTHONPATH={tmp_path}", "make", "-C", ROOT, "doctor", f"PYTHON={sys.executable}")
     assert result.code and re.search(r"cannot import \w+: ImportError: of another Python", result.out)
     assert result.out.count("-> unset PYTHONPATH") == 2
-
-
-def test_parity_blames_the_variables_that_doctor_warns_of():
-    named = re.findall(r"\w+_DEFAULT_FPMATH_MODE", "".join(path.read_text() for path in ROOT.glob("*.py")))
-    assert set(named) == set(doctor.FAST_MATH)

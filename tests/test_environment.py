@@ -2,17 +2,13 @@
 """Situations that libraries take for granted: a user, a home, streams, the environment's own packages."""
 
 import json
-import math
 import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, run, slow
-
-from digitnet_machine import container_cpus
 
 
 def test_no_script_leaves_a_file_in_home(built, tmp_path):
@@ -128,20 +124,3 @@ def test_foreign_packages_do_not_come_before_the_environments_own(tmp_path):
         assert done.code == 0, done.err
     else:
         assert done.code == 1 and done.err.count("\n") == 1 and "unset PYTHONPATH" in done.err
-
-
-@pytest.mark.parametrize(
-    ("group", "files", "cores"),
-    [
-        ("0::/a", {"a/cpu.max": "150000 100000"}, 1.5),
-        ("0::/a/b", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2),
-        ("3:cpu:/docker/7", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
-        ("0::/", {}, math.inf),
-    ],
-)
-def test_the_containers_limit_counts(tmp_path, group, files, cores):
-    for name, content in ({"../../../proc/self/cgroup": group} | files).items():
-        path = Path(os.path.normpath(tmp_path / "sys/fs/cgroup" / name))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content + "\n")
-    assert container_cpus(tmp_path) == cores

@@ -22,7 +22,10 @@ NOT_RUN = {
     r"sudo apt |cd sudoku": "are about the reader's own machine",
     r"make TORCH_INDEX=|\S*pip install |python3 -m venv ": "need the network; the copy has .venv and .venv-check",
 }
-SLOW = r"make bench|\S+/python bench/|make (VENV=|EPOCHS=|PROFILE=|PUZZLES=|OUT=|DATA=|-j2|train)|python3 03_Training.py --epochs"
+SLOW = (
+    r"make bench|\S+/python bench/|\S+ 03_Training.py --epochs"
+    r"|make (VENV=|EPOCHS=|PROFILE=|PUZZLES=|OUT=|DATA=|-j2|train)"
+)
 FAILS = {"make check": "falls short"}  # after so little training
 LAST = "rm -rf .venv"  # no command runs after it
 

@@ -13,10 +13,10 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, NamedTuple
 
-ROOT, SYSTEM = Path(__file__).resolve().parent.parent, Path("/")  # SYSTEM holds proc and sys
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT)]
+SYSTEM = Path("/")  # holds proc and sys
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 from venv import MODULES, NO_PYTHON, PROBE, SUPPORTED, find_python, run
 
 if sys.version_info < (3, 11):
@@ -24,7 +24,8 @@ if sys.version_info < (3, 11):
     if python:
         os.execvp(python, [python, "-I", *sys.argv])
     sys.exit(f"fail  Python        {sys.executable} is {platform.python_version()}, {NO_PYTHON}")
-from digitnet_cli import available_cpus, read
+from digitnet_cli import ROOT
+from digitnet_machine import available_cpus, container_limits, read_system_file
 
 # Settings. Wheels of the pinned packages need this glibc, the Makefile this GNU Make; tools/venv.py has the Pythons.
 OLDEST_GLIBC, OLDEST_MAKE = [2, 28], [4, 3]
@@ -35,25 +36,16 @@ NEEDS_ATOMICS = (("torch", "2.4.0"), ("torch", "2.6.0"), ("torch", "2.10.0"), ("
 DISK, DISK_FOR_DATA = {"aarch64": 1.5e9, "x86_64": 12e9}, 0.3e9
 # Bytes of memory: 03_Training.py and 04_Parity.py peak at 1.0 GB (make bench, x86-64, 2026-11-25).
 MEMORY_LEAST, MEMORY_FREE, MEMORY_AND_SWAP = 0.9e9, 1.1e9, 1.9e9
-FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")  # two names of one setting
-FOREIGN = ("PYTHONPATH", "PYTHONHOME")
+FOREIGN = "PYTHONPATH|PYTHONHOME"
 GPU_NAME = re.compile(r"(nvidia-|cuda-|cupy|pytorch-triton|triton$)")  # packages for NVIDIA GPUs, canonical names
 WITHOUT_CUDA = "rm -rf .venv; make TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
-# Run by the environment's Python. Lists the packages, imports the modules, and checks the ONNX file.
-PACKAGES = """
+# Run by the environment's Python: lists the packages; PROBE then imports them.
+LIST_PACKAGES = """
 import json, sys
-from importlib import metadata, util
+from importlib import metadata
 sys.dont_write_bytecode = True
 print(json.dumps([[d.metadata["Name"] or "", d.version] for d in metadata.distributions()]))
-root, onnx, *sys.argv[1:] = sys.argv[1:]
-"""
-CHECK = """
-if onnx:
-    sys.path.insert(0, root)
-    from digitnet_onnx import contract_failures, open_session, signature_failures
-    print("check", flush=True)
-    print(json.dumps(contract_failures(onnx) if util.find_spec("onnx") else signature_failures(open_session(onnx))))
 """
 
 
@@ -87,31 +79,18 @@ def check_system() -> Iterator[tuple]:
     cure = "unset OMP_NUM_THREADS: more threads than cores wait for each other"
     yield "threads", judge(f"{cores} cores, OMP_NUM_THREADS {threads}", (bad, "warn", cure))
     rounds, hides = "it rounds to 8 bits, and `make parity` fails", "it can hide the environment's own packages"
-    for name, variables, effect in (("fast math", FAST_MATH, rounds), ("variables", FOREIGN, hides)):
-        found = [variable for variable in variables if os.environ.get(variable, "").upper() not in ("", "STRICT")]
-        seen = ", ".join(f"{name}={os.environ[name]}" for name in found) or f"{' and '.join(variables)} not set"
+    for name, pattern, effect in (("fast math", r"\w+_DEFAULT_FPMATH_MODE", rounds), ("variables", FOREIGN, hides)):
+        found = [n for n, v in os.environ.items() if re.fullmatch(pattern, n) and v.upper() not in ("", "STRICT")]
+        seen = ", ".join(f"{name}={os.environ[name]}" for name in found) or "none set"
         yield name, judge(seen, (found, "warn", f"unset {' '.join(found)}: {effect}"))
 
 
-def container_limits() -> dict:
-    """Return the limits of this process's cgroup, version 1 or 2: bytes of "memory" and of "swap", or inf."""
-    limits = {"memory": float("inf"), "swap": float("inf")}
-    files = (("memory", "memory.max"), ("memory", "memory.limit_in_bytes"), ("swap", "memory.swap.max"))
-    for line in read(SYSTEM / "proc/self/cgroup").splitlines():
-        controllers, group = line.split(":", 2)[1:]
-        folder = SYSTEM / "sys/fs/cgroup" / controllers / group.lstrip("/")
-        for parent in (folder, *folder.parents):  # their limits hold too, and a container may not see its own folder
-            for kind, name in files:
-                limits[kind] = min([limits[kind], *map(int, re.findall(r"^\d+", read(parent / name)))])
-    return limits
-
-
 def check_room(installed: bool) -> Iterator[tuple]:
-    """Judge memory, disk and the folder for temporary files. installed: whether packages are installed."""
-    limits = container_limits()
-    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", read(SYSTEM / "proc/meminfo"), re.MULTILINE))
+    """Judge memory and disk. installed: whether packages are installed."""
+    limits = container_limits(SYSTEM)
+    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", read_system_file(SYSTEM / "proc/meminfo"), re.MULTILINE))
     names = ("MemTotal", "MemAvailable", "SwapTotal", "SwapFree")
-    machine, available, swap, free_swap = (1024 * int(sizes.get(name, 0)) for name in names)
+    machine, available, swap, free_swap = (1024.0 * int(sizes.get(name, 0)) for name in names)
     total, swap = min(machine, limits["memory"]), min(swap, limits["swap"])
     free = min(available, total) + min(free_swap, swap)
     limit = f" (limit of the container; the machine has {machine / 1e9:.1f} GB)" if total < machine else ""
@@ -122,19 +101,14 @@ def check_room(installed: bool) -> Iterator[tuple]:
         (free < MEMORY_FREE, "warn", "close other programs or add swap, or a step may be killed"),
     )
     yield "memory", check
-    free, need = shutil.disk_usage(str(ROOT)).free, DISK_FOR_DATA if installed else DISK.get(platform.machine(), 2e9)
+    left, need = shutil.disk_usage(str(ROOT)).free, DISK_FOR_DATA if installed else DISK.get(platform.machine(), 2e9)
     cure = "free some space" + f"; or install without CUDA (2 GB): {WITHOUT_CUDA}" * (need == DISK["x86_64"])
-    yield "disk", judge(f"{free / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed", (free < need, "fail", cure))
-    kinds = dict(re.findall(r"^\S+ (\S+) (\S+)", read(SYSTEM / "proc/mounts"), re.MULTILINE))
-    folder = Path(os.environ.get("TMPDIR", "/tmp"))
-    kind = next((kinds[str(path)] for path in (folder, *folder.parents) if str(path) in kinds), "unknown")
-    cure = "`make` already avoids it; with your own pip: mkdir -p ~/tmp; TMPDIR=~/tmp pip install --no-cache-dir ..."
-    yield "temporary", judge(f"{folder} ({kind})", (kind in ("tmpfs", "ramfs") and total < 4e9, "warn", cure))
+    yield "disk", judge(f"{left / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed", (left < need, "fail", cure))
 
 
 def check_processor(versions: dict) -> Check:
     """Judge the processor. versions: package -> version that is to run here."""
-    machine, cpuinfo = platform.machine(), read(SYSTEM / "proc/cpuinfo")
+    machine, cpuinfo = platform.machine(), read_system_file(SYSTEM / "proc/cpuinfo")
     flags = " ".join(re.findall(r"^(?:Features|flags)\s*:(.*)$", cpuinfo, re.MULTILINE)).split()
     missing = ", ".join(flag for flag in (X86_FLAGS if machine == "x86_64" else ARM_FLAGS) if flag not in flags)
     old = machine == "aarch64" and "atomics" not in flags
@@ -148,10 +122,10 @@ def check_processor(versions: dict) -> Check:
     )
 
 
-def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str, make: str) -> Iterator[tuple]:
-    """Judge a Python, its packages, and the exported file by them. there: whether it should have packages."""
+def check_python(python: str, pins: dict, there: bool, install: str) -> Iterator[tuple]:
+    """Judge a Python and its packages. there: whether it should have packages. install: the command for it."""
     kind, error = run(python, "-c", PROBE) if python else ([], "")
-    foreign = " ".join(name for name in FOREIGN if os.environ.get(name))
+    foreign = " ".join(name for name in FOREIGN.split("|") if os.environ.get(name))
     repair = f"unset {foreign}" if foreign else install
     seen = f"{kind[0] if kind else f'does not start, {error}'} ({python})" if python else "none fits"
     bad = kind and kind[0] not in SUPPORTED
@@ -161,24 +135,21 @@ def check_python(python: str, pins: dict, there: bool, onnx: Path, install: str,
     printed, error = [], ""
     if there:
         modules = [MODULES.get(name, name.replace("-", "_")) for name in pins]
-        arguments = (ROOT, onnx if onnx.exists() else "", *modules)
-        printed, error = run(python, "-c", PACKAGES + PROBE + CHECK, *arguments)
-    yield from check_packages(printed, error, pins, there, (install, repair, make))
-    checked = printed[printed.index("check") + 1 :] if "check" in printed else ["null"]
-    yield "ONNX file", check_onnx(onnx, json.loads(checked[0]) if checked else [error], f"{make} export")
+        printed, error = run(python, "-c", LIST_PACKAGES + PROBE, *modules)
+    yield from check_packages(printed, error, pins, there, (install, repair))
 
 
 def check_packages(printed: list, error: str, pins: dict, there: bool, cures: tuple) -> Iterator[tuple]:
-    """Judge the packages by what PACKAGES printed, and the processor by their versions."""
-    install, repair, make = cures
+    """Judge the packages by what LIST_PACKAGES printed, and the processor by their versions."""
+    install, repair = cures
     pairs = json.loads(printed[0])[::-1] if printed else []  # of two with one name, the first is used
     found = {re.sub(r"[-_.]+", "-", n).lower(): re.sub(r"\b0+(?=\d)", "", v.partition("+")[0]) for n, v in pairs}
     lacking = [name for name in pins if name not in found] if there else []
     missing = ", ".join(lacking[:5]) + f" and {len(lacking) - 5} more" * (len(lacking) > 5)
     other = ", ".join(f"{name} {found[name]} (pinned: {v})" for name, v in pins.items() if found.get(name, v) != v)
-    step = ([""] + [line for line in printed if line == "check" or line.startswith("import ")])[-1]
-    failed = f"cannot {step}: {error}" if error and step.startswith("import") else ""
-    fine = f"all {len(pins)} at the pinned versions, and they load" if there else f"not installed yet: `{make}` does it"
+    step = ([""] + [line for line in printed if line.startswith("import ")])[-1]
+    failed = f"cannot {step}: {error}" if error and step else ""
+    fine = f"all {len(pins)} at the pinned versions, and they load" if there else "not installed yet: `make` does it"
     check = judge(
         f"missing: {missing}" if missing else failed or other or fine,
         (missing, "fail", install),
@@ -193,34 +164,21 @@ def check_packages(printed: list, error: str, pins: dict, there: bool, cures: tu
     yield "CUDA", judge(seen, (gpu and platform.machine() == "aarch64", "warn", cure))
 
 
-def check_onnx(path: Path, failures: Optional[list], again: str) -> Check:
-    """Judge the exported file. failures: breaks of its contract, None if it is not read. again: command to export."""
-    state = "not read" if failures is None else "; ".join(failures) or "keeps its contract"
-    return judge(
-        f"{path}: {state if path.exists() else 'not made yet'}",
-        (path.is_dir(), "fail", "name the file itself: --onnx FILE"),
-        (failures, "fail", f"rm '{path}'; {again}"),
-        (path.exists() and failures is None, "warn", "repair the packages first: onnxruntime reads this file"),
-    )
-
-
 def main() -> int:
     """Print the checks; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", default=".venv", help="the environment that make fills (default: .venv)")
     parser.add_argument("--base", default="", help="the Python that makes it (default: the first that fits)")
     parser.add_argument("--python", help="a Python of your own, instead of --venv")
-    parser.add_argument("--onnx", type=Path, default=Path("artifacts/sudoku_digitnet.onnx"), help="the exported file")
     args = parser.parse_args()
     python = args.python or f"{args.venv}/bin/python"
     there = bool(args.python) or os.path.lexists(python)
-    make = f"make {os.environ.get('MAKEFLAGS', '').partition('-- ')[2]}".strip()  # with the settings of this call
     own = "make without PYTHON= and VENV=; or, in an environment of your own, pip install -r requirements.txt"
-    install = own if args.python else f"rm -rf {args.venv}; {make}"
-    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", read(ROOT / "requirements.txt").lower(), re.MULTILINE))
+    install = own if args.python else f"rm -rf {args.venv}; make" + f" VENV={args.venv}" * (args.venv != ".venv")
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", read_system_file(ROOT / "requirements.txt").lower(), re.MULTILINE))
     python = python if there else find_python(args.base)
     statuses = []
-    for checks in (check_system(), check_room(there), check_python(python, pins, there, args.onnx, install, make)):
+    for checks in (check_system(), check_room(there), check_python(python, pins, there, install)):
         for name, (status, seen, cure) in checks:
             statuses.append(status)
             print(f"{status:<5} {name:<13} {seen}" + (f"\n{'':<19} -> {cure}" if cure else ""), flush=True)
