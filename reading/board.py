@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     import onnxruntime
 
 # --- finding -----------------------------------------------------------------------------------
-DETECTION_SIDE = 1000  # the photo's longer side while the board is looked for, in pixels
+DETECTION_SIDE = 1000  # the photo's longer side for detection, in pixels
 MIN_DETECTION_SIDE = 600  # smaller photos are enlarged to this: a thin line is then wider than a pixel
 MIN_SIDE = 9 * 9  # a photo's shorter side: with fewer pixels a cell holds no digit
-MAX_PULLED = 3  # the best proposals of a mask that are pulled to the lines
+MAX_PULLED = 3  # the best proposals of a mask that are refined
 MIN_SCORE = 0.55  # of a board: more than the four box lines alone, which any 3 x 3 grid has
 ENOUGH = 0.65  # a score that ends the search: two thirds of a grid's lines, and none elsewhere
 BENT = 0.02  # least gain in score by a bend
@@ -40,6 +40,7 @@ LARGER = 1.5  # times the area at which another board replaces the one that scor
 
 # --- reading -----------------------------------------------------------------------------------
 TURN_GAP = 3.0  # least gap in log likelihood to the next best turn: 20 times as likely
+SMALL_CELL = 10  # pixels of a cell in the photo: below, no digit is certain
 FAINT = 0.4  # of the contrast of the board's lines: a blank cell with fainter lines may have lost its digit
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
@@ -128,7 +129,7 @@ def read_board(
     check_signature(session)
     board = board or find_board(photo)
     if board is None:
-        cause = f"the photo is smaller than {MIN_SIDE} pixels" if min(photo.shape) < MIN_SIDE else "no 9x9 grid is seen"
+        cause = f"the photo is smaller than {MIN_SIDE} pixels" if min(photo.shape) < MIN_SIDE else "no 9x9 grid found"
         return Reading(NOT_FOUND, [Reason(f"{cause}: photograph the board whole, flat, sharp and large")])
     whole = straighten_page(photo, board)
     page, ink, inverted = prepare_page(whole)
@@ -138,8 +139,10 @@ def read_board(
     turn, probabilities = cells.turn, cells.probabilities
     verdict = rules.judge(cells.digits, probabilities, possible_readings(cells))
     reasons = verdict.reasons + ink_doubts(cells) + grid_doubts(whole, turn, cells.digits)
+    if board.cell < SMALL_CELL:
+        reasons.append(Reason(f"a cell has only {board.cell:.0f} pixels: photograph the board larger"))
     if gap < TURN_GAP:
-        reasons.append(Reason("it may be turned by another quarter"))
+        reasons.append(Reason("its orientation is uncertain"))
     return Reading(
         SUSPECT if reasons else VERIFIED,
         reasons,
@@ -189,9 +192,11 @@ def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason
 
     image = max((dark, cv2.bitwise_not(dark)), key=seen)
     if seen(image) < MIN_SCORE:
-        return [Reason("few of the grid's lines are seen")]
+        return [Reason("few grid lines are visible")]
     upright, level = grid.edge_depths(image, SCORE_CELL).astype(np.float32)
     edges = np.stack([upright[:, :-1], upright[:, 1:], level[:, :-1].T, level[:, 1:].T])
     faint = np.median(edges, axis=0) < FAINT * np.median(edges)
     cells = np.flatnonzero(np.rot90(faint, turn).ravel() & (digits == BLANK)).tolist()
-    return [Reason(f"{place_of(cell)} may be covered or bleached: its lines are", (cell,)) for cell in cells]
+    return [
+        Reason(f"{place_of(cell)} may be covered or overexposed: its grid lines are faint", (cell,)) for cell in cells
+    ]

@@ -13,7 +13,7 @@ from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, normalize
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
 from reading.ink import Ink
-from reading.rules import Reason, Rules, place_of, repeats
+from reading.rules import UNIT_CELLS, Reason, Rules, place_of, repeats
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -24,7 +24,9 @@ USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
 MAX_CROP = 0.3
 DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
 MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
-BLEACHED_GAIN = 4.0  # of contrast in blank cells: shows a digit that a light has left an eighth of
+BLEACHED_GAIN = 4.0  # of contrast in blank cells: reveals a digit that kept an eighth of its contrast
+PALE_DIGITS = 4  # pale digits that all agree with the solution of the dark ones: no ghosts do, but 1 of 9**4
+PRINTED = 72  # of 81 digits that agree with one solution: a printed solution
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
 
 
@@ -37,6 +39,7 @@ class CellReadings(NamedTuple):
     bleached: np.ndarray  # int64 [81]: the likeliest class with BLEACHED_GAIN times the contrast
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
+    agree: bool  # and those whose ink cannot be a digit's agree with it: they are printed all the same
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -120,19 +123,36 @@ def read_upright(
     return cells, float(likely[cells.turn] - np.delete(likely, cells.turn).max())
 
 
-def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarray, bool]:
+def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarray, bool, bool]:
     """Return the digits, int [81]; cells whose ink cannot be a digit (ghosts, texture, pencil marks) become blank.
 
     The ink may be wrong, as with a pale print: so return the first reading, with or without this rule, that has one
-    solution. The second result is whether it has.
+    solution, and all guesses if those left out agree with it. The other results are whether there is one solution,
+    and whether digits with doubtful ink are known to agree with it.
     """
     digits = np.where(ink.digit_sized, guesses, BLANK)
     unmarked = np.where(ink.beside, BLANK, digits)
     with contextlib.suppress(SearchLimitError):  # undecided: Rules.judge reports it
+        full = complete(rules, guesses)
+        if full is not None:
+            return np.where((guesses == BLANK) & ~ink.digit_sized, BLANK, full), True, True
         for reading in (digits, unmarked, guesses):
-            if rules.is_unique(reading):
-                return reading, True
-    return unmarked, False
+            found = rules.solve(reading)
+            if len(found) == 1:
+                pale = reading != guesses
+                agree = np.count_nonzero(pale) >= PALE_DIGITS and bool((guesses == found[0])[pale].all())
+                return guesses if agree else reading, True, agree
+    return unmarked, False, False
+
+
+def complete(rules: Rules, guesses: np.ndarray) -> np.ndarray | None:
+    """Return the solution, int [81], with which nearly all cells of a printed solution agree; None for a puzzle."""
+    if np.count_nonzero(guesses) < PRINTED:
+        return None
+    repeated = (np.eye(10, dtype=bool)[guesses][UNIT_CELLS] & repeats(guesses)[:, None]).any(axis=2)
+    found = rules.solve(np.where(np.isin(np.arange(81), UNIT_CELLS[repeated]), BLANK, guesses))
+    agree = len(found) == 1 and np.count_nonzero(guesses == found[0]) >= PRINTED
+    return np.array(found[0]) if agree else None
 
 
 def possible_readings(cells: CellReadings) -> list[set[int]]:
@@ -142,12 +162,15 @@ def possible_readings(cells: CellReadings) -> list[set[int]]:
     """
     ink, probabilities = cells.ink, cells.probabilities
     guesses = probabilities.argmax(axis=1)
-    possible = []
+    possible: list[set[int]] = []
+    if cells.agree and cells.digits.all():  # 81 digits that obey the rules prove one another
+        return [{guess} for guess in guesses.tolist()]
     for cell in range(81):
         classes = set(np.flatnonzero(probabilities[cell] > POSSIBLE).tolist())
         classes |= set(cells.logits[:, cell].argmax(axis=1).tolist())
         if guesses[cell] != BLANK:
-            classes |= {BLANK} if ink.beside[cell] or not ink.digit_sized[cell] else set()
+            doubtful = ink.beside[cell] or not ink.digit_sized[cell]
+            classes |= {BLANK} if doubtful and not cells.agree else set()
         elif ink.digit_sized[cell]:
             classes |= set() if ink.beside[cell] else {int(probabilities[cell, 1:].argmax()) + 1}
         elif probabilities[cell, BLANK] > CONFIDENCE_THRESHOLD:
@@ -159,8 +182,13 @@ def possible_readings(cells: CellReadings) -> list[set[int]]:
 
 
 def ink_doubts(cells: CellReadings) -> list[Reason]:
-    """Return a reason that names blank cells with ink, or that the network excludes: a digit there may be damaged."""
-    unsure = cells.ink.inked | (cells.probabilities[:, BLANK] < POSSIBLE)
-    found = tuple(np.flatnonzero((cells.digits == BLANK) & unsure).tolist())
-    places = " and ".join(map(place_of, found))
-    return [Reason(f"there is ink in what reads as blank: {places}", found)] if found else []
+    """Return reasons that name blank cells with ink, or that the network excludes, and digits that it reads otherwise.
+
+    A digit in such a blank cell may be damaged.
+    """
+    guesses = cells.probabilities.argmax(axis=1)
+    unsure = (cells.digits == BLANK) & (cells.ink.inked | (cells.probabilities[:, BLANK] < POSSIBLE))
+    changed = (cells.digits != BLANK) & (cells.digits != guesses)
+    named = (("ink in cells read as blank", unsure), ("the rules leave another digit than is seen", changed))
+    found = [(text, tuple(np.flatnonzero(mask).tolist())) for text, mask in named]
+    return [Reason(f"{text}: {', '.join(map(place_of, places))}", places) for text, places in found if places]

@@ -32,8 +32,8 @@ class Verdict(NamedTuple):
 
 
 def place_of(cell: int) -> str:
-    """Return a cell's row and column, from 1, for people."""
-    return f"row {cell // 9 + 1}, column {cell % 9 + 1}"
+    """Return a cell's row and column, from 1, for people: r5c4."""
+    return f"r{cell // 9 + 1}c{cell % 9 + 1}"
 
 
 def name_of(digit: int) -> str:

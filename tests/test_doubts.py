@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A given that a light, a stroke or a wrong turn takes away leaves a board in doubt, if the rest has one solution."""
+"""If glare, a stroke or a wrong rotation hides a given, the reading is suspect."""
 
 import cv2
 import numpy as np
@@ -73,7 +73,7 @@ def test_ink_in_what_reads_as_blank_is_named(session, print_of):
     cv2.line(inside(page, board, blank), (18, 33), (44, 27), 20, 5, cv2.LINE_AA)
     reading = read_board(session, page, board)
     assert (reading.digits == digits).all() and reading.verdict == SUSPECT
-    assert [reason.cells for reason in reading.reasons if "ink in what reads as blank" in reason.text] == [(blank,)]
+    assert [reason.cells for reason in reading.reasons if "ink in cells read as blank" in reason.text] == [(blank,)]
 
 
 def test_the_turn_that_leads_to_a_solution_is_taken_though_another_looks_likelier(session, print_of, monkeypatch):
@@ -81,7 +81,7 @@ def test_the_turn_that_leads_to_a_solution_is_taken_though_another_looks_likelie
     monkeypatch.setattr(cells, "turn_likelihoods", lambda *_: np.array([0.0, -90.0, 1.0, -90.0]))
     reading = read_board(session, page, board)
     assert reading.turn == 0 and (reading.digits == digits).all()
-    assert [reason.text for reason in reading.reasons] == ["it may be turned by another quarter"]
+    assert [reason.text for reason in reading.reasons] == ["its orientation is uncertain"]
 
 
 def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
@@ -90,7 +90,9 @@ def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
     nothing, none = np.zeros(81), np.zeros(81, bool)
     logits = np.zeros((3, 81, 10), np.float32)
     logits[..., 0] = 9
-    read = cells.CellReadings(0, Ink(nothing, nothing, 0.5, none, none), logits, shown, np.zeros(81, np.int64), True)
+    read = cells.CellReadings(
+        0, Ink(nothing, nothing, 0.5, none, none), logits, shown, np.zeros(81, np.int64), True, False
+    )
     assert cells.possible_readings(read) == [{0, 4} if cell == 7 else {0} for cell in range(81)]
     assert cells.ink_doubts(read) == []
 

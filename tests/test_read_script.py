@@ -95,7 +95,7 @@ def test_photos_without_a_board_are_reported_and_the_highest_exit_code_counts(ph
     result = read("turned0.png", "white.png", "tiny.png", cwd=folder)
     first, white, tiny = result.out.splitlines()
     assert result.code == 4 and first.startswith("turned0.png: verified: ")
-    assert white.startswith("white.png: not found: no 9x9 grid is seen") and "smaller than 81 pixels" in tiny
+    assert white.startswith("white.png: not found: no 9x9 grid found") and "smaller than 81 pixels" in tiny
     assert read(folder / "white.png").code == 4
 
 

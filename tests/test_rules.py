@@ -45,7 +45,7 @@ def test_repeated_digits_are_named_by_place_and_corrected_by_a_proposal(puzzle):
     wrong = digits.copy()
     wrong[cell] = digits[row[0]]
     verdict = judged(wrong, {cell: int(digits[cell])})
-    where = [f"row {c // 9 + 1}, column {c % 9 + 1}" for c in sorted([row[0], cell])]
+    where = [f"r{c // 9 + 1}c{c % 9 + 1}" for c in sorted([row[0], cell])]
     assert f"{wrong[cell]} is repeated in row {cell // 9 + 1}: {' and '.join(where)}" in [
         r.text for r in verdict.reasons
     ]
@@ -68,7 +68,7 @@ def test_a_lost_digit_that_is_redundant_is_doubted(puzzle):
     cell = split_by_need(digits)[0][0]
     wrong = digits.copy()
     wrong[cell] = 0
-    doubt = f"row {cell // 9 + 1}, column {cell % 9 + 1} reads as blank, but may be {digits[cell]}"
+    doubt = f"r{cell // 9 + 1}c{cell % 9 + 1} reads as blank, but may be {digits[cell]}"
     assert [r.text for r in judged(wrong, {cell: int(digits[cell])}).reasons] == [doubt]
     other = int(solution[cell]) % 9 + 1
     assert judged(wrong, {cell: other}).reasons == []  # the rules exclude it

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds of boards beyond the newspaper's puzzle, drawn: printed solutions, small, blurred, dark or cut-off boards."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from digitnet_onnx import open_session
+from pages.fonts import draw_glyphs, load_fonts, pick_file
+from pages.puzzles import draw_puzzle, solutions
+from reading.board import SUSPECT, VERIFIED, read_board
+
+STEP, EDGE = 64, 96  # of a drawn board, pixels
+PAPER, INK, LINE = 235, 40, 60  # grey levels
+CORNERS = EDGE + 9 * STEP * np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float32)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return open_session(ROOT / "pretrained" / "sudoku_digitnet_photo.onnx", threads=1)
+
+
+def as_digits(puzzle):
+    return np.array([int(digit) for digit in puzzle])
+
+
+def solve(puzzle):
+    return np.array(next(solutions({cell: digit for cell, digit in enumerate(puzzle.tolist()) if digit})))
+
+
+def draw(digits, rng, ground=None, ink=None, bold=None, line=LINE, thin=2):
+    """Draw a board, uint8 [H, W]; `ground` and `ink` are the cells' grey levels, `bold` those with thick digits."""
+    ground = np.full(81, PAPER) if ground is None else ground
+    ink = np.full(81, INK) if ink is None else ink
+    glyphs = draw_glyphs(pick_file(load_fonts("val"), rng), rng)
+    height = round(0.6 * STEP)
+    size = min(STEP - 12, round(height * glyphs.shape[2] / glyphs.shape[1])), height
+    page = np.full((2 * EDGE + 9 * STEP,) * 2, PAPER, np.float32)
+    for cell, digit in enumerate(digits):
+        y, x = EDGE + STEP * (cell // 9), EDGE + STEP * (cell % 9)
+        page[y : y + STEP, x : x + STEP] = ground[cell]
+        if digit:
+            glyph = cv2.resize(glyphs[digit - 1], size, interpolation=cv2.INTER_AREA)
+            if bold is not None and bold[cell]:
+                glyph = cv2.dilate(glyph, np.ones((3, 3)))
+            y, x = y + (STEP - size[1]) // 2, x + (STEP - size[0]) // 2
+            page[y : y + size[1], x : x + size[0]] += glyph * (float(ink[cell]) - ground[cell])
+    for k in range(10):
+        at, width, end = EDGE + STEP * k, thin if k % 3 else 2 * thin, EDGE + 9 * STEP
+        cv2.line(page, (EDGE, at), (end, at), line, width)
+        cv2.line(page, (at, EDGE), (at, end), line, width)
+    return page
+
+
+def take(page, rng, cell, blur=0.0):
+    """Photograph a page so that a cell has `cell` pixels, uint8 [H, W]; `blur` is in pixels of the photo."""
+    place = (CORNERS + rng.normal(0, 4, (4, 2))).astype(np.float32)
+    view = cv2.warpPerspective(page, cv2.getPerspectiveTransform(CORNERS, place), page.shape, borderValue=PAPER)
+    side = round(cell / STEP * len(page))
+    view = cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA if side < len(page) else cv2.INTER_CUBIC)
+    view = cv2.GaussianBlur(view, (0, 0), blur) if blur else view
+    return np.clip(view + rng.normal(0, 2, view.shape), 0, 255).astype(np.uint8)
+
+
+def test_solutions_with_bold_givens_and_pale_answers_are_verified(session):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        givens = as_digits(draw_puzzle(rng))
+        digits = solve(givens)
+        pale = PAPER - rng.uniform(0.3, 1) * (PAPER - INK)
+        page = draw(digits, rng, ink=np.where(givens > 0, INK, pale), bold=givens > 0)
+        reading = read_board(session, take(page, rng, rng.uniform(16, 60), 0.7))
+        assert reading.verdict == VERIFIED and (reading.digits == digits).all(), (seed, reading.reasons)
+
+
+def test_a_wrong_answer_in_a_printed_solution_is_named(session):
+    rng = np.random.default_rng(1)
+    digits = solve(as_digits(draw_puzzle(rng)))
+    wrong = digits.copy()
+    wrong[40] = digits[40] % 9 + 1
+    reading = read_board(session, take(draw(wrong, rng), rng, 40))
+    assert reading.verdict == SUSPECT and (40,) in [reason.cells for reason in reading.reasons]
+
+
+def test_digits_of_a_few_pixels_are_never_verified(session):
+    rng = np.random.default_rng(1)
+    page = draw(solve(as_digits(draw_puzzle(rng))), rng)
+    reading = read_board(session, take(page, rng, 9))
+    assert reading.verdict != VERIFIED
