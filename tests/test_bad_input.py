@@ -33,22 +33,16 @@ def sound(built, tmp_path_factory):
     return folder
 
 
-def files(folder):
-    """Return every file under `folder` with its bytes."""
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
-
-
 @pytest.mark.usefixtures("few_newspapers")
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, case, name):
+def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, monkeypatch, snapshot, case, name):
     spoil, command, code, words = CASES[name]
     folder = shutil.copytree(sound, tmp_path / "folder")
     monkeypatch.chdir(folder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if spoil != "full":
         spoil()
-    before = files(folder)
+    before = snapshot(folder)
     try:
         if spoil == "full":  # files may not grow: what a program sees is what it sees of a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
@@ -61,7 +55,7 @@ def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, 
     # Parity prints all that is wrong with the model, one reason per line.
     reasons = printed[1:] if command[0] == "04_Parity.py" and "is not the model of" in printed[0] else []
     assert len(printed) == 1 + len(reasons) and all(line.startswith("  ") for line in reasons), printed
-    after = files(folder)
+    after = snapshot(folder)
     if command[0] == "04_Parity.py" and code == 1:  # the verdict of before is no loss: it must not outlast this one
         before.pop("artifacts/parity.json")
         assert b'"passed": true' not in after.pop("artifacts/parity.json", b"")
@@ -72,15 +66,15 @@ def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, 
     case("bad input in the scripts")
 
 
-def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, tmp_path, case):
+def test_a_full_disk_while_exporting_is_reported_and_keeps_the_old_file(sound, tmp_path, snapshot, case):
     """In a process of its own: the exporter writes temporary files of many kinds, and logs."""
     folder = shutil.copytree(sound, tmp_path / "folder")
-    before = files(folder)
+    before = snapshot(folder)
     export = f'"{sys.executable}" "{ROOT}/03_Training.py" --export-only'
     result = run("bash", "-c", f"ulimit -f 0; exec {export}", cwd=folder)
     printed = f"03_Training.py: the exporter failed, {ONNX} is unchanged: "
     assert result.code == 1 and result.err.splitlines()[-1].startswith(printed) and "Traceback" not in result.err
-    assert files(folder) == before
+    assert snapshot(folder) == before
     case("bad input in the scripts")
 
 
@@ -115,16 +109,16 @@ MAKE_CASES = {
 
 
 @pytest.mark.parametrize("name", MAKE_CASES)
-def test_make_reports_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path, case, name):
+def test_make_reports_bad_settings_in_one_line_and_loses_nothing(sound, tmp_path, snapshot, case, name):
     """In a fresh copy of the repository whose folder has spaces in its name, beside data of the reader's own."""
     arguments, words = MAKE_CASES[name]
     folder = shutil.copytree(sound, tmp_path / "a folder with spaces")
     copy_product(folder)
-    before = files(folder)
+    before = snapshot(folder)
     result = run("make", f"PYTHON={PYTHON}", *arguments, cwd=folder)
     assert result.code == 2 and words in result.err and "Traceback" not in result.err
     assert sum(words in line for line in result.err.splitlines()) == 1
-    after = files(folder)
+    after = snapshot(folder)
     assert {path: content for path, content in after.items() if path in before} == before
     assert [
         path for path in after.keys() - before.keys() if "__pycache__" not in path and ".settings" not in path

@@ -48,7 +48,7 @@ def test_golden_check_runs_where_only_numpy_and_onnxruntime_are(built, tmp_path)
     """Every import from outside the standard library, the repository and requirements-inference.txt is refused."""
     guard = """
 import sys
-own = {"digitnet_cli", "digitnet_data", "digitnet_onnx", "digitnet_parity", "digitnet_scores"}
+own = {f"digitnet_{name}" for name in ("cli", "data", "machine", "onnx", "parity", "scores")}
 allowed = own | {"numpy", "onnxruntime", "flatbuffers", "google", "packaging"}  # with what onnxruntime needs
 class Guard:
     def find_spec(self, name, path=None, target=None):

@@ -66,7 +66,7 @@ def uninterrupted(built, tmp_path_factory):
     out = tmp_path_factory.mktemp("uninterrupted")
     result = call("03_Training.py", *options(built, out))
     assert result.code == 0, result.err
-    assert sorted(path.name for path in out.iterdir()) == ["digitnet_best.pth", "training.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "digitnet_best.pth", "training.json"]
     return (out / "digitnet_best.pth").read_bytes(), len(result.out) + len(result.err)
 
 
@@ -87,7 +87,7 @@ def test_training_killed_at_random_moments_ends_in_the_same_weights(built, unint
             resumed += "continues after epoch" in printed
             assert "from the beginning" not in printed
         assert (out / "digitnet_best.pth").read_bytes() == weights
-        assert sorted(path.name for path in out.iterdir()) == ["digitnet_best.pth", "training.json"]
+        assert sorted(path.name for path in out.iterdir()) == [".lock", "digitnet_best.pth", "training.json"]
     assert resumed
     count(f"training: killed {kills} times in {runs} runs, resumed {resumed} times, each ended in the same weights")
 

@@ -148,7 +148,7 @@ def test_a_folder_that_is_no_clone_is_reported_in_one_line(dataset, tmp_path, na
 
 
 def test_make_real_asks_for_the_clone_and_make_clean_keeps_what_it_makes(dataset, tmp_path, snapshot):
-    for path in ("Makefile", "digitnet_cli.py", "digitnet_data.py", "tools/real.py"):
+    for path in ("Makefile", *(path.name for path in ROOT.glob("digitnet_*.py")), "tools/real.py"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     result = run("make", "real", "VENV=", cwd=tmp_path)
