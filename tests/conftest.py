@@ -70,7 +70,7 @@ def call(name: str, *options: object, cwd: Path = ROOT) -> Result:
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch.multiple(sys, argv=argv, path=sys.path[:], excepthook=sys.excepthook),
+        mock.patch.multiple(sys, argv=argv, path=[str(Path(argv[0]).parent), *sys.path], excepthook=sys.excepthook),
         mock.patch.dict(os.environ),
     ):
         code = 0

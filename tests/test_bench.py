@@ -5,7 +5,7 @@ import importlib
 import json
 import sys
 
-from conftest import ROOT, call, run
+from conftest import PYTHON, ROOT, run
 
 from digitnet_machine import available_cpus
 
@@ -24,7 +24,7 @@ def test_a_part_is_measured_and_added_to_the_report(built, tmp_path):
     earlier = {"chapter": {"results": CHAPTER}, "seeds": {"results": seeds(9.0)}}
     (tmp_path / "bench.json").write_text(json.dumps(earlier))
     options = ("--parts", "inference", "photo", "--quick", "--data", built.data, "--out", tmp_path)
-    result = call("bench/bench.py", *options, cwd=tmp_path)
+    result = run(PYTHON, ROOT / "bench" / "bench.py", *options, cwd=tmp_path)  # it forks, and its children print
     assert result.code == 0, result.err
 
     report = json.loads((tmp_path / "bench.json").read_text())
@@ -40,7 +40,7 @@ def test_a_part_is_measured_and_added_to_the_report(built, tmp_path):
 
 
 def test_without_packages_one_line_says_what_is_missing(tmp_path):
-    result = run(sys.executable, "-S", ROOT / "bench" / "bench.py", cwd=tmp_path)
+    result = run(PYTHON, "-S", ROOT / "bench" / "bench.py", cwd=tmp_path)
     assert result.code == 1 and result.err.count("\n") == 1
     assert "bench.py: " in result.err and "has no package" in result.err
 
