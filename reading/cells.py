@@ -140,7 +140,7 @@ def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarr
             found = rules.solve(reading)
             if len(found) == 1:
                 pale = reading != guesses
-                agree = np.count_nonzero(pale) >= PALE_DIGITS and bool((guesses == found[0])[pale].all())
+                agree = bool(np.count_nonzero(pale) >= PALE_DIGITS and (guesses == found[0])[pale].all())
                 return guesses if agree else reading, True, agree
     return unmarked, False, False
 

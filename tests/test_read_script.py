@@ -8,7 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, script
+from conftest import ROOT, call
 
 from digitnet_boards import load_photo
 from pages.puzzles import draw_puzzle, solutions
@@ -18,7 +18,7 @@ MODEL = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
 
 
 def read(*options, cwd=ROOT):
-    return script("06_ReadBoard.py", *options, "--onnx", MODEL, cwd=cwd)
+    return call("06_ReadBoard.py", *options, "--onnx", MODEL, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
