@@ -183,19 +183,15 @@ def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> lis
     lines = read_puzzles(args.puzzles)
     own = list(lines)
     chosen = [own[i] for i in np.random.default_rng(args.seed).permutation(len(own))[:needed]]
-    judged = pool.map(judge_puzzle, chosen, chunksize=4)
-    if chosen:
-        judged = tqdm(judged, "check puzzles", unit=" puzzles", total=len(chosen))
+    judged = tqdm(pool.map(judge_puzzle, chosen, chunksize=4), "check puzzles", unit=" puzzles", total=len(chosen))
     for puzzle, problem in zip(chosen, judged, strict=True):
         if problem:
             raise UserError(f"{args.puzzles}, line {lines[puzzle]}: {problem}: correct or remove the line")
     if len(own) < needed:
-        boards, part = BOARDS_PER_PUZZLE[args.style], max(1, len(own) // 4)
-        fewer = f"ask for fewer, such as --train {boards * (len(own) - part)} --val {boards * part}"
-        raise UserError(
-            f"{args.puzzles} has {len(own)} different puzzles, but --train {args.train} --val {args.val} need "
-            f"{needed}: {fewer if len(own) > 1 else 'give at least 2'}"
-        )
+        boards, val = BOARDS_PER_PUZZLE[args.style], max(1, len(own) // 4)
+        fewer = f"ask for fewer, such as --train {boards * (len(own) - val)} --val {boards * val}"
+        problem = f"{len(own)} different puzzles, but --train {args.train} --val {args.val} need {needed}"
+        raise UserError(f"{args.puzzles} has {problem}: {fewer if len(own) > 1 else 'give at least 2'}")
     return chosen
 
 

@@ -17,15 +17,25 @@ else pretrained/sudoku_digitnet_photo.onnx.
 verified: there is exactly one solution, and no other likely reading of a cell has one
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import argument_parser
+from digitnet_cli import UserError, argument_parser, run_script
+
+# isort: split
+import cv2
+import numpy as np
+
+from digitnet_boards import load_photo, rectangle
+from digitnet_data import BLANK
+from digitnet_machine import write_file
+from digitnet_onnx import open_session
+from reading.board import Reading, read_board
+from reading.grid import Board, photo_points
+from reading.rules import name_of, place_of
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 FOLDER = Path(__file__).resolve().parent
@@ -59,22 +69,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-if __name__ == "__main__":
-    ARGS = parse_args()  # before any package is imported: --help and a wrong option answer at once
-
-import cv2
-import numpy as np
-
-from digitnet_boards import load_photo, rectangle
-from digitnet_cli import UserError, run_script
-from digitnet_data import BLANK
-from digitnet_machine import write_file
-from digitnet_onnx import open_session
-from reading.board import Reading, read_board
-from reading.grid import Board, photo_points
-from reading.rules import name_of, place_of
-
-
 def find_model(given: Path | None) -> Path:
     """Return `given`, or else the first of MODELS that exists. Raises UserError if there is none."""
     path = given or next((model for model in MODELS if model.is_file()), None)
@@ -83,7 +77,7 @@ def find_model(given: Path | None) -> Path:
     return path
 
 
-def draw_grid(digits: list[int], doubtful: set[int]) -> str:
+def grid_text(digits: list[int], doubtful: set[int]) -> str:
     """Draw a board in characters: `.` is a blank, `?` stands after a cell in doubt."""
     marks = [f"{digit or '.'}{'?' if cell in doubtful else ' '}" for cell, digit in enumerate(digits)]
     lines = []
@@ -105,7 +99,7 @@ def text_of(digits: np.ndarray | list[int]) -> str:
     return "".join(str(int(digit)) for digit in digits)
 
 
-def describe(reading: Reading) -> str:
+def describe_reading(reading: Reading) -> str:
     """Return verdict, digits and the first reasons as one line."""
     reasons = [reason.text for reason in reading.reasons]
     if len(reasons) > MAX_REASONS:
@@ -119,9 +113,9 @@ def describe(reading: Reading) -> str:
 def print_board(reading: Reading, solve: bool) -> None:
     """Print a single photo's reading for people: grid, digits, verdict, reasons, and the solution if asked."""
     if reading.digits is None:
-        print(describe(reading))
+        print(describe_reading(reading))
         return
-    print(draw_grid(reading.digits.tolist(), doubtful_cells(reading)))
+    print(grid_text(reading.digits.tolist(), doubtful_cells(reading)))
     print(f"\n{np.count_nonzero(reading.digits)} digits: {text_of(reading.digits)}")
     if not reading.reasons:
         print("verified: there is exactly one solution, and no other likely reading of a cell has one")
@@ -131,7 +125,7 @@ def print_board(reading: Reading, solve: bool) -> None:
         cell, digit = reading.proposal
         print(f"proposal: with {name_of(digit)} in {place_of(cell)} there is exactly one solution; look at the cell")
     if solve:
-        print(f"\n{draw_grid(reading.solution, set())}" if reading.solution else "\nno solution to print")
+        print(f"\n{grid_text(reading.solution, set())}" if reading.solution else "\nno solution to print")
 
 
 def as_json(photo: Path, reading: Reading, solve: bool) -> str:
@@ -224,7 +218,7 @@ def main(args: argparse.Namespace) -> None:
         elif len(args.photos) == 1:
             print_board(reading, args.solve)
         else:
-            print(f"{path}: {describe(reading)}")
+            print(f"{path}: {describe_reading(reading)}")
             if args.solve and reading.solution:
                 print(f"{path}: solution: {text_of(reading.solution)}")
         if args.picture:
@@ -233,4 +227,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, ARGS)
+    run_script(main, parse_args())

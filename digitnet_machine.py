@@ -86,10 +86,7 @@ def open_pool(workers: int, cure: str = "") -> Iterator[futures.Executor]:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep the memory that a step of PyTorch frees for the next step; do nothing without glibc.
-
-    glibc may otherwise return large blocks to the system, which clears them page by page when they are needed again.
-    """
+    """Have glibc keep the large blocks that a step frees for the next; else the system clears them page by page."""
     trim_threshold, mmap_threshold = -1, -3  # mallopt's parameters in malloc.h, in bytes; 32 MiB is the second's limit
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(mmap_threshold, 32 << 20)

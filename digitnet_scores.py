@@ -62,11 +62,9 @@ class Predictions(NamedTuple):
 def concatenate(parts: dict[str, Predictions]) -> Predictions:
     """Join predictions of the same boards, such as at several crop margins; each name is added to its boards' names."""
     named = [part.cells._replace(boards=np.char.add(part.cells.boards, f", {name}")) for name, part in parts.items()]
-    return Predictions(
-        Cells(*(np.concatenate(arrays) for arrays in zip(*named, strict=True))),
-        np.concatenate([part.classes for part in parts.values()]),
-        np.concatenate([part.probabilities for part in parts.values()]),
-    )
+    cells = Cells(*map(np.concatenate, zip(*named, strict=True)))
+    _, classes, probabilities = zip(*parts.values(), strict=True)
+    return Predictions(cells, np.concatenate(classes), np.concatenate(probabilities))
 
 
 def describe_predictions(predictions: Predictions) -> dict:

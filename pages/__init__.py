@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw the pages that the networks learn from: puzzles, fonts, the chapter's page, the newspaper page, the camera."""
 
-# Families of effects on photo pages (effects.py). They are here because 02_PrepareData.py --help imports no package.
-PROBABILITIES = {  # of each family, per page
+PROBABILITIES = {  # of each family of effects (effects.py), per photo page
     "ghosts": 0.3,
     "marks": 0.3,
     "notes": 0.03,

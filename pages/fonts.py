@@ -25,8 +25,8 @@ TRAIN_FONTS = {
     **{f"fontpkg_{name}": 1 for name in TRAIN_ONCE.split()},
     "matplotlib": 2,
 }
-VAL_ONCE = ("fontpkg_work_sans", "fontpkg_barlow_semi_condensed", "fontpkg_noto_serif")
-VAL_FONTS = {"fontpkg_libre_franklin": 2, "fontpkg_inter": 2, **dict.fromkeys(VAL_ONCE, 1)}
+VAL_ONCE = "work_sans barlow_semi_condensed noto_serif"
+VAL_FONTS = {"fontpkg_libre_franklin": 2, "fontpkg_inter": 2, **{f"fontpkg_{name}": 1 for name in VAL_ONCE.split()}}
 # Handwriting: answers and pencil marks.
 HANDS_ONCE = "indie_flower shadows_into_light delius permanent_marker zeyada"
 HANDS = {

@@ -8,12 +8,11 @@ The parts are in reading/: candidate places (proposals.py), likeness to a grid (
 (ink.py), the network's readings of the cells (cells.py), the rules of Sudoku (rules.py).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import onnxruntime
 
 from digitnet_boards import rectangle
 from digitnet_data import BLANK
@@ -24,9 +23,6 @@ from reading.grid import BORDER, SCORE_CELL, Board, Pyramid
 from reading.ink import CELL, Ink, darkness_and_light, measure_ink
 from reading.proposals import ink_masks, propose
 from reading.rules import Reason, Rules, place_of
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 # --- finding -----------------------------------------------------------------------------------
 DETECTION_SIDE = 1000  # the photo's longer side for detection, in pixels

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the cells of a straightened board with the network: the turn, the digits, and the digits that are possible."""
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import onnxruntime
 
 from digitnet_boards import cut_cells
 from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, normalize
@@ -14,9 +13,6 @@ from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
 from reading.ink import Ink
 from reading.rules import UNIT_CELLS, Reason, Rules, place_of, repeats
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
 SMALL_DIGITS = 0.3  # of a cell: smaller digits are cropped more, until they are as large as in training

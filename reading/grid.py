@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score how much a place looks like a 9 x 9 grid, pull corners and lines to the grid, and straighten it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2
@@ -44,7 +42,7 @@ class Board(NamedTuple):
     bend: np.ndarray | None = None  # displacement of its points, in cells: polynomials, float32 [4, 4, 2]; None: flat
     score: float = 0.0  # likeness to a 9 x 9 grid: 1 = every line is visible, nothing between or beyond
 
-    def scaled(self, factor: float) -> Board:
+    def scaled(self, factor: float) -> "Board":
         """Return the board in the photo enlarged by `factor`; pixel centres are at whole numbers."""
         return self._replace(corners=((self.corners + 0.5) * factor - 0.5).astype(np.float32))
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure darkness, size and place of the ink in a straightened board, without a network."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2
@@ -27,7 +25,7 @@ class Ink(NamedTuple):
     beside: np.ndarray  # bool [81]: marks are side by side
     stacked: np.ndarray  # bool [81]: or one above the other, which is side by side on a turned page
 
-    def turned(self, turn: int) -> Ink:
+    def turned(self, turn: int) -> "Ink":
         """Return the ink after `turn` quarter turns counterclockwise, as by numpy.rot90."""
         cells = [np.rot90(values.reshape(9, 9), turn).ravel() for values in (*self[:2], *self[3:])]
         widths, heights, beside, stacked = cells if turn % 2 == 0 else [cells[i] for i in (1, 0, 3, 2)]

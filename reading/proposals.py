@@ -4,18 +4,13 @@
 Proposals are cheap and many, and most are wrong: reading/grid.py scores them.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
 from digitnet_boards import rectangle
 from reading.grid import Board, fit_bend, is_convex, noise_of, sort_corners
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MIN_BOARD = 1 / 8  # least side of a board, of the photo's longer side: smaller cells have too few pixels
 MIN_CELLS = 8  # least cells in rows and columns: fewer may be aligned by chance

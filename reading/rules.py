@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Judge a reading by the rules of Sudoku: repeated digits, the solution, and other readings that they allow."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
