@@ -95,7 +95,7 @@ class Task(NamedTuple):
 
 def write_image(path: str, image: np.ndarray) -> None:
     """Write an image, uint8 [H, W], as PNG."""
-    # cv2.imwrite takes half as long again for a cell, and does not say what went wrong; a pathlib.Path adds a quarter.
+    # cv2.imwrite is 1.5 times slower and hides errors; Path is 1.25 times slower.
     with open(path, "wb") as file:  # noqa: PTH123
         file.write(cv2.imencode(".png", image)[1].tobytes())
 
@@ -203,7 +203,7 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
     for split in ("train", "val"):
         (new / "grids" / split).mkdir(parents=True)
     needed = sum(math.ceil(boards / BOARDS_PER_PUZZLE[args.style]) for boards in (args.train, args.val))
-    cv2.setNumThreads(1)  # the processes are the parallelism; before they are forked, as threads are not
+    cv2.setNumThreads(1)  # one thread each; set before forking, which does not copy threads
     with open_pool(args.workers, f"or run `{shlex.join([sys.executable, *sys.argv, '--workers', '1'])}`") as pool:
         puzzles = choose_puzzles(args, needed, pool)
         tasks = plan(args, puzzles)

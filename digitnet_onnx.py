@@ -80,7 +80,7 @@ def check_signature(session: onnxruntime.InferenceSession) -> None:
     """Raise UserError if inputs or outputs differ from the contract's."""
     if failures := signature_failures(session):
         path = getattr(session, "_model_path", "the ONNX file")
-        raise UserError(f"{path} is not a digit recogniser: {'; '.join(failures)}: give the file that was exported")
+        raise UserError(f"{path} has another input or output ({'; '.join(failures)}): pass the exported file")
 
 
 def signature_failures(session: onnxruntime.InferenceSession) -> list[str]:

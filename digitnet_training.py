@@ -50,7 +50,7 @@ def draw_augmentation(
 
     Angles are within ±`degrees`, shifts within ±`translate` of the side, sizes within ±`scale` of the size;
     the map's four factors then change within ±`shear`, which shears and stretches. The fraction `unchanged` of the
-    cells stays as it is: every map softens a cell, but the cells that clients read are as sharp as they were cut.
+    cells stays as it is: resampling blurs, and clients do not resample.
     """
 
     def uniform(limit: float, *shape: int) -> torch.Tensor:
@@ -73,7 +73,7 @@ def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) ->
     page. A constant fill, as in torchvision's RandomAffine, would put grey wedges into the corners.
     """
     n, _, height, width = cells.shape
-    x, y = torch.arange(1 - width, width, 2) / width, torch.arange(1 - height, height, 2) / height  # of pixels' middles
+    x, y = torch.arange(1 - width, width, 2) / width, torch.arange(1 - height, height, 2) / height  # pixel centres
     pixels = torch.stack([x.repeat(height), y.repeat_interleave(width), torch.ones(height * width)])
     # As F.affine_grid, whose small matrix products take three times as long as this one.
     grid = (affine.reshape(2 * n, 3) @ pixels).view(n, 2, height, width).permute(0, 2, 3, 1)
@@ -107,7 +107,7 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
         norm1, norm2 = nn.BatchNorm2d(conv1.out_channels), nn.BatchNorm2d(conv2.out_channels)
         norm3 = nn.BatchNorm1d(conv2.out_channels)
         for norm in (norm1, norm2):
-            norm.weight.requires_grad_(False)  # stays 1: a negative factor could not move in front of the pool
+            norm.weight.requires_grad_(False)  # stays 1: a negative scale does not commute with max-pooling
         for conv in (conv1, conv2):
             conv.bias.requires_grad_(False)  # BatchNorm removes it, and its gradient takes a twelfth of the step
         layers = [conv1, max_pool, norm1, relu1, conv2, norm2, relu2, MeanOverCell(), norm3]
@@ -135,7 +135,7 @@ def from_training(network: nn.Module) -> nn.Module:
 
 
 def fit_logit_scale(model: nn.Module, cells: Cells) -> float:
-    """Return the factor of the logits under which `cells` are likeliest, among 201 factors from 1/8 to 8.
+    """Return the temperature-scaling factor with the lowest cross-entropy on `cells`, of 201 from 1/8 to 8.
 
     Clients read softmax's probabilities, so they must mean something: temperature scaling, Guo et al., "On
     calibration of modern neural networks" (2017).

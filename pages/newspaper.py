@@ -167,7 +167,7 @@ def draw_board(
     size = draw_size(glyphs, rng, small)
     digits = [cv2.resize(glyph, size, interpolation=cv2.INTER_AREA) for glyph in glyphs]
     digit_ink = (1 - ink) * (1.0 if chance(rng, 0.5) else rng.uniform(0.5, 1))  # often paler than the lines
-    digit_ink = max(0.42, digit_ink)  # paler than any real digit, texture would look like digits
+    digit_ink = max(0.42, digit_ink)  # paler digits cannot be told from texture
     room = np.maximum(0, (STEP - np.array(size)) / 2 - 1)
     offset = np.clip(rng.normal(0, 0.055 * STEP, 2), -room, room)
     for cell, digit in enumerate(puzzle):

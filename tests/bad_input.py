@@ -178,7 +178,7 @@ CASES = {
     "ONNX file empty": (write(ONNX, b""), EVALUATE, 1, f"{ONNX} is not an ONNX file"),
     "ONNX file truncated": (cut(ONNX, 9000), EVALUATE, 1, f"{ONNX} is not an ONNX file"),
     "ONNX file truncated, golden": (cut(ONNX, 9000), GOLDEN, 1, f"{ONNX} is not an ONNX file"),
-    "ONNX file of another network": (change_onnx(other_onnx), EVALUATE, 1, f"{ONNX} is not a digit recogniser"),
+    "ONNX file of another network": (change_onnx(other_onnx), EVALUATE, 1, f"{ONNX} has another input or output"),
     "ONNX file with NaN": (change_onnx(nan_weight), PARITY, 1, "net.7.bias holds values that are not finite"),
     "no golden vectors": (
         lambda: os.unlink("artifacts/golden.npz"), GOLDEN, 1, "no golden vectors artifacts/golden.npz"),
