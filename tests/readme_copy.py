@@ -11,10 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
-from conftest import ROOT, WITHOUT_MAKE, draw_boards
+from conftest import ROOT, WITHOUT_MAKE, draw_boards, run
 
 TINY = "TRAIN=4 VAL=2 EPOCHS=1 BATCH=64 THREADS=1"
 SCRIPT_TINY = {"02_PrepareData.py": "--train 4 --val 2", "03_Training.py": "--epochs 1 --batch-size 64 --threads 1"}
@@ -39,7 +38,7 @@ class Copy:
         made = shutil.ignore_patterns(".git", ".venv", "artifacts", "build", "__pycache__", ".*_cache", "data")
         shutil.copytree(ROOT, folder, ignore=made)
         draw_boards(folder / "data" / "real", 3)
-        venv.create(folder / ".venv")
+        run(sys.executable, "-m", "venv", "--without-pip", folder / ".venv")  # tools/venv.py may hide the library's
         client = folder / ".venv" / "client.py"
         client.write_text(CLIENT.format(python=sys.executable, tiny=SCRIPT_TINY))
         for name in ("python", "python3"):

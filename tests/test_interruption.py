@@ -64,7 +64,7 @@ def stop_after(process, characters, number, words=b""):
 def uninterrupted(built, tmp_path_factory):
     """The weights of an uninterrupted run, and the length of its output."""
     out = tmp_path_factory.mktemp("uninterrupted")
-    result = call("03_Training.py", *options(built, out))
+    result = run(PYTHON, ROOT / "03_Training.py", *options(built, out))  # bars are as many as in those to be killed
     assert result.code == 0, result.err
     assert sorted(path.name for path in out.iterdir()) == [".lock", "digitnet_best.pth", "training.json"]
     return (out / "digitnet_best.pth").read_bytes(), len(result.out) + len(result.err)
