@@ -20,7 +20,8 @@ USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
 MAX_CROP = 0.3
 DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
 MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
-BLEACHED_GAIN = 4.0  # of contrast in blank cells: reveals a digit that kept an eighth of its contrast
+BLEACHED_GAINS = 4.0, 8.0  # of contrast in blank cells: reveal a digit that kept an eighth of its contrast
+BLEACHED = 0.7  # least probability of such a digit, over crop margins and gains: texture differs between them
 PALE_DIGITS = 4  # pale digits that all agree with the solution of the dark ones: no ghosts do, but 1 of 9**4
 PRINTED = 72  # of 81 digits that agree with one solution: a printed solution
 POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
@@ -32,7 +33,9 @@ class CellReadings(NamedTuple):
     turn: int  # quarter turns counterclockwise
     ink: Ink
     logits: np.ndarray  # float32 [margins, 81, 10]
-    bleached: np.ndarray  # int64 [81]: the likeliest class with BLEACHED_GAIN times the contrast
+    bleached: (
+        np.ndarray
+    )  # int64 [81]: the class that BLEACHED_GAINS times the contrast reveal in a blank cell, or BLANK
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
     agree: bool  # and those whose ink cannot be a digit's agree with it: they are printed all the same
@@ -64,12 +67,22 @@ def read_logits(session: onnxruntime.InferenceSession, page: np.ndarray, crop: t
     return run_logits(session, normalize(cells[:, None])).reshape(len(crop), 81, 10)
 
 
-def read_bleached(session: onnxruntime.InferenceSession, page: np.ndarray, crop_margin: float) -> np.ndarray:
-    """Read a straightened board with BLEACHED_GAIN times the contrast: the likeliest class of each cell, int64 [81]."""
-    cells = cut_cells(page, crop_margin).astype(np.float32)
-    paper = np.percentile(cells, 60, axis=(1, 2), keepdims=True)
-    raised = np.clip(paper + BLEACHED_GAIN * (cells - paper), 0, 255)
-    return run_logits(session, normalize(raised[:, None])).argmax(axis=1)
+def read_bleached(
+    session: onnxruntime.InferenceSession, page: np.ndarray, crop: tuple[float, ...], blank: np.ndarray
+) -> np.ndarray:
+    """Read the cells in the mask `blank`, bool [81], with BLEACHED_GAINS times the contrast, at each crop margin.
+
+    Returns the class of each cell, int64 [81]; BLANK where none is likelier than BLEACHED.
+    """
+    revealed = np.full(81, BLANK)
+    if blank.any():
+        cells = np.stack([cut_cells(page, margin)[blank] for margin in crop]).astype(np.float32)
+        paper = np.percentile(cells, 60, axis=(2, 3), keepdims=True)
+        raised = np.clip([paper + gain * (cells - paper) for gain in BLEACHED_GAINS], 0, 255)
+        logits = run_logits(session, normalize(raised.reshape(-1, 1, *cells.shape[2:])))
+        probabilities = softmax(logits.reshape(-1, np.count_nonzero(blank), 10).mean(axis=0))
+        revealed[blank] = np.where(probabilities.max(axis=1) > BLEACHED, probabilities.argmax(axis=1), BLANK)
+    return revealed
 
 
 def turn_likelihoods(
@@ -105,10 +118,9 @@ def read_upright(
     def read_turned(turn: int) -> CellReadings:
         turned, its_ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
         logits = read_logits(session, turned, crop)
-        bleached = read_bleached(session, turned, middle)
-        return CellReadings(
-            turn, its_ink, logits, bleached, *choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
-        )
+        digits, unique, agree = choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
+        bleached = read_bleached(session, turned, crop, digits == BLANK)
+        return CellReadings(turn, its_ink, logits, bleached, digits, unique, agree)
 
     likely = turn_likelihoods(session, page, ink, middle)
     first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first

@@ -105,6 +105,7 @@ def test_more_contrast_is_around_the_paper_of_each_cell(session):
 
     page, network = np.full((450, 450), 200, np.uint8), Network()
     page[:50, :50], page[20:30, 20:30] = 100, 90
-    cells.read_bleached(network, page, 0.1)
-    assert network.cells[0, 0, 0] == 100 and network.cells[0, 14, 14] == 100 - 10 * cells.BLEACHED_GAIN
-    assert (network.cells[1:] == 200).all()
+    assert (cells.read_bleached(network, page, (0.1, 0.1), np.arange(81) < 80) == 0).all()
+    for gain, seen in zip(cells.BLEACHED_GAINS, network.cells.reshape(2, 2, 80, 28, 28), strict=True):
+        assert (seen[:, 0, 0, 0] == 100).all() and (seen[:, 0, 14, 14] == 100 - 10 * gain).all()
+        assert (seen[:, 1:] == 200).all()
