@@ -33,9 +33,7 @@ class CellReadings(NamedTuple):
     turn: int  # quarter turns counterclockwise
     ink: Ink
     logits: np.ndarray  # float32 [margins, 81, 10]
-    bleached: (
-        np.ndarray
-    )  # int64 [81]: the class that BLEACHED_GAINS times the contrast reveal in a blank cell, or BLANK
+    bleached: np.ndarray  # int64 [81]: the class that more contrast reveals in a blank cell, or BLANK
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
     agree: bool  # and those whose ink cannot be a digit's agree with it: they are printed all the same
