@@ -21,21 +21,21 @@ Each puzzle yields five boards: digits renamed, grid turned, sometimes more give
 Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
 """
 
-import argparse
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
+sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import UserError, argument_parser, cores, positive_int, run_script, seed
 
 # isort: split
+import argparse
 import csv
 import math
-import os
 import shlex
 import shutil
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2

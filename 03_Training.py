@@ -16,16 +16,20 @@ Exported: artifacts/sudoku_digitnet.onnx
 Parity MAE: 2.7056783e-06
 """
 
+import os
+import sys
+
+sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
+from digitnet_cli import UserError, argument_parser, cores, fraction, positive_float, positive_int, run_script, seed
+
+# isort: split
 import argparse
 import contextlib
 import math
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import UserError, argument_parser, cores, fraction, positive_float, positive_int, run_script, seed
 from digitnet_machine import alone_in, available_cpus, keep_freed_memory, write_json
 
 

@@ -17,16 +17,18 @@ On another machine, with numpy and onnxruntime alone (requirements-inference.txt
 
 from __future__ import annotations
 
-import argparse
-import json
+import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
+sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import UserError, argument_parser, positive_float, run_script
 
 # isort: split
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 import digitnet_parity as parity

@@ -18,13 +18,10 @@ misread_photos.png. Reports what falls short: less than --min-accuracy of the va
 camera page in a hundred is misread, or any photo that is called verified.
 """
 
-import argparse
-import json
+import os
 import sys
-import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
+sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import (
     UserError,
     argument_parser,
@@ -37,6 +34,11 @@ from digitnet_cli import (
 )
 
 # isort: split
+import argparse
+import json
+import time
+from pathlib import Path
+
 import cv2
 import numpy as np
 import onnxruntime

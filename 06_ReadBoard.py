@@ -17,15 +17,17 @@ else pretrained/sudoku_digitnet_photo.onnx.
 verified: there is exactly one solution, and no other likely reading of a cell has one
 """
 
-import argparse
-import json
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
+sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
 from digitnet_cli import UserError, argument_parser, run_script
 
 # isort: split
+import argparse
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 

@@ -9,14 +9,20 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036 (a user may type `python3 03_Training.py`)
     sys.exit(f"{sys.argv[0]}: {sys.executable} is older than Python 3.11: run `make doctor`")
 
+import os
+
+# Our folder is searched last: a reader's own torch.py or queue.py in it must not stand for the package or the module.
+sys.path.sort(key=lambda path: os.path.realpath(path) == os.path.dirname(os.path.realpath(__file__)))
+
 import argparse
 import contextlib
+import errno
 import getpass
 import io
-import os
 import shlex
 import signal
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +50,7 @@ def prepare_process() -> None:
         os.environ["HOME"] = tempfile.gettempdir()
     if sys.prefix != sys.base_prefix:  # a virtual environment's packages come before those of PYTHONPATH
         foreign = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
-        sys.path.sort(key=lambda path: path in foreign - {str(ROOT)})
+        sys.path.sort(key=lambda path: path in foreign)
 
 
 def open_streams() -> None:
@@ -85,8 +91,8 @@ def install_packages() -> str:
 
 
 def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> NoReturn:
-    """Run a script's main and exit. A user's mistake gives one line on stderr and exit code 1, no traceback."""
-    script = os.path.basename(sys.argv[0])
+    """Run a script's main and exit. A failure gives one line on stderr and exit code 1; a traceback with --debug."""
+    script, debug = os.path.basename(sys.argv[0]), vars(args).pop("debug", False)
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     try:
@@ -99,15 +105,44 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # Python still writes what is left
         sys.exit(141)
     except OSError as error:
-        cure = f"{error.filename}: check the path, its permissions and the disk"
-        if not error.filename:  # not the user's path
-            cure = "is the disk full, or a limit reached (memory, processes, open files)?"
-        sys.exit(f"{script}: {error.strerror or error}: {cure}")
+        if debug:
+            raise
+        sys.exit(f"{script}: {error.strerror or error}: {place_and_cure(error)}")
     except MemoryError:
         sys.exit(f"{script}: memory is full: close other programs, or give the machine or container more")
     except KeyboardInterrupt:
         print(f"\n{script}: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:  # of a package, which has its own classes
+        if debug:
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        last = next(frame for frame in reversed(frames) if "-packages" not in frame.filename)  # in code of ours
+        step = f"{last.name} ({os.path.basename(last.filename)}, line {last.lineno})"
+        sys.exit(f"{script}: {type(error).__name__} in {step}: {first_line(error)}: add --debug for the traceback")
+
+
+def place_and_cure(error: OSError) -> str:
+    """Return the path of a system's error, if it has one, and its cure, for a message."""
+    path = str(error.filename or "")
+    place, cure = f"{path}: " if path else "", "check the path, its permissions and the disk"
+    if not path:  # not the user's path
+        cure = "is the disk full, or a limit reached (memory, processes, open files)?"
+    if error.errno == errno.EIO:
+        cure = "the disk is failing: copy what is on it, and use another"
+    if error.errno == errno.ENOSPC:
+        folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        if (disk := os.statvfs(folder)).f_files and not disk.f_favail:  # Btrfs has no limit, and gives 0 for both
+            cure = "no file slot (inode) is left, see `df -i`: remove files, or use another disk"
+    return dangling_link(path) or place + cure
+
+
+def dangling_link(path: Path | str) -> str:
+    """Return the cure if `path` or a folder above it is a link to nothing, else ""."""
+    for place in (Path(path), *Path(path).parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to nothing: mount its disk, or remove the link"
+    return ""
 
 
 def remake(path: Path | str, target: str, *names: str) -> str:
@@ -118,6 +153,8 @@ def remake(path: Path | str, target: str, *names: str) -> str:
     path = Path(path)
     if names and path.name not in names:
         return f"give {' or '.join(names)} instead"
+    if link := dangling_link(path):
+        return link
     folder = os.path.relpath(path.parent.absolute(), ROOT)
     remove = f"rm {shlex.quote(str(path))} && " if os.path.lexists(path) else ""
     command = f"run `{remove}{make_command()} {MAKES.get(folder, '')}{target}`"
@@ -140,7 +177,10 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
             none = action.default is None or action.default is False  # there is no default to show
             return action.help if none else super()._get_help_string(action)
 
-    return OneLineParser(description=description, formatter_class=Help, allow_abbrev=False)
+    parser = OneLineParser(description=description, formatter_class=Help, allow_abbrev=False)
+    # Suppressed: it is no setting, and reports and checkpoints hold all settings.
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a failure's traceback")
+    return parser
 
 
 def number(kind: type, what: str, valid: Callable[[Any], bool]) -> Callable[[str], Any]:

@@ -88,6 +88,14 @@ def call(name: str, *options: object, cwd: Path = ROOT) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
+def copy_product(folder):
+    """Copy the Makefile and the programs that it runs into another folder."""
+    for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
+        shutil.copy(path, folder)
+    for name in ("pages", "reading"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 class Chain(NamedTuple):
     """A folder in which `make` ran on little data."""
 

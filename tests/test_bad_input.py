@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from bad_input import CASES, ONNX
-from conftest import PYTHON, ROOT, call, draw_boards, run
+from conftest import PYTHON, ROOT, call, copy_product, draw_boards, run
 
 BAR = re.compile(r"[\w /]+: +\d+%\|")  # tqdm's
 
@@ -86,14 +86,6 @@ def test_a_python_without_the_packages_is_reported_in_one_line(name):
     assert result.code == 1
     assert result.err.startswith(f"{name}: {sys.executable} has no package ") and result.err.count("\n") == 1
     assert "then use .venv/bin/python" in result.err
-
-
-def copy_product(folder):
-    """Copy the Makefile and the programs that it runs into another folder."""
-    for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
-        shutil.copy(path, folder)
-    for name in ("pages", "reading"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 MAKE_CASES = {

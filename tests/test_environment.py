@@ -6,9 +6,10 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, run, slow
+from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, copy_product, run, slow
 
 
 def test_no_script_leaves_a_file_in_home(built, tmp_path):
@@ -21,6 +22,7 @@ def test_no_script_leaves_a_file_in_home(built, tmp_path):
     assert not list((built.folder / "home").iterdir())
 
 
+MODEL = "pretrained/sudoku_digitnet_photo.onnx"
 SURROUNDINGS = {
     "no name, no home": dict(USER=None, LOGNAME=None, LNAME=None, USERNAME=None, HOME=None),
     "a home that is none": dict(USER=None, LOGNAME=None, LNAME=None, USERNAME=None, HOME="/nowhere"),
@@ -110,7 +112,7 @@ def test_closed_streams_do_not_stop_a_script(tmp_path):
 
 
 def test_a_reader_that_left_ends_a_script_quietly(tmp_path):
-    code = "import digitnet_cli as c; c.run_script(lambda _: [print('x' * 999) for i in range(999)], 0)"
+    code = "import digitnet_cli as c; c.run_script(lambda _: print('x\\n' * 99999), c.argparse.Namespace())"
     command = f'"{sys.executable}" -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'
     done = run("bash", "-c", command, PYTHONPATH=str(ROOT))
     assert done.code == 141 and done.err == ""
@@ -124,3 +126,27 @@ def test_foreign_packages_do_not_come_before_the_environments_own(tmp_path):
         assert done.code == 0, done.err
     else:
         assert done.code == 1 and done.err.count("\n") == 1 and "unset PYTHONPATH" in done.err
+
+
+@pytest.mark.parametrize(("script", "words"), {"03_Training.py": "no weights", "05_Evaluate.py": "no data"}.items())
+def test_a_readers_own_modules_beside_the_scripts_stand_for_no_other(tmp_path, script, words):
+    copy_product(tmp_path)
+    packages = {"torch", "numpy", "onnx", "onnxruntime", "cv2", "tqdm", "matplotlib", "filelock", "sympy", "yaml"}
+    for name in packages | {path.stem for path in Path(os.__file__).parent.glob("[a-z]*")} | {"select", "math", "zlib"}:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    options = ["--export-only"] if script == "03_Training.py" else ["--onnx", ROOT / MODEL]
+    done = run(sys.executable, tmp_path / script, *options, cwd=tmp_path)
+    assert done.code == 1 and words in done.err and done.err.count("\n") == 1, done.err
+
+
+def test_a_failure_of_a_package_is_one_line_that_names_the_step_and_a_traceback_with_debug(tmp_path):
+    (tmp_path / "fail.py").write_text(
+        "from digitnet_cli import argument_parser, run_script\n"
+        "def train(args):\n    raise RuntimeError('could not create\\na primitive')\n"
+        "run_script(train, argument_parser('').parse_args())\n"
+    )
+    done = run(sys.executable, tmp_path / "fail.py", PYTHONPATH=str(ROOT))
+    line = "RuntimeError in train (fail.py, line 3): could not create a primitive: add --debug for the traceback"
+    assert done.code == 1 and done.err == f"fail.py: {line}\n"
+    done = run(sys.executable, tmp_path / "fail.py", "--debug", PYTHONPATH=str(ROOT))
+    assert done.code == 1 and "Traceback" in done.err and done.err.endswith("a primitive\n")
