@@ -99,7 +99,7 @@ def sync(path: Path | str) -> None:
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):  # not all file systems do it for folders
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # by others, a file system says that it never syncs
             raise
     finally:
         os.close(opened)

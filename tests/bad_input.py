@@ -132,6 +132,10 @@ CASES = {
     "folders nested": (
         lambda: shutil.move("data", "all") and shutil.copytree("all", "data/data"), TRAIN, 1, "no data in data/train"),
     "data a file": (replace_by("data", lambda p: write(p, b"")()), TRAIN, 1, "no data in data/train"),
+    **{f"data a link to nothing, {command[0]}": (
+        replace_by("data", link_to("/mnt/usb/data")), command, 1, "data is a link to nothing: mount its disk")
+       for command in (TRAIN, PREPARE, PARITY)},
+    "artifacts a link to nothing": (replace_by("artifacts", link_to("/mnt/x")), TRAIN, 1, "artifacts is a link to"),
     "validation is training": (same_pages, TRAIN, 1, "data/val shares 1 pages with data/train, such as 000000_clean"),
     "half prepared": (write("data/.made-by-02_PrepareData.py", b""), TRAIN, 1, "only half prepared"),
     "others' data": (nothing, PREPARE, 1, "was not made by this script"),

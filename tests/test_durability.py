@@ -5,10 +5,12 @@ import errno
 import importlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from digitnet_machine import write_file
+from digitnet_cli import place_and_cure
+from digitnet_machine import sync, write_file
 
 
 def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch):
@@ -49,3 +51,28 @@ def test_a_disk_that_cannot_hold_a_file_is_reported(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Input/output error"):
         write_file(tmp_path / "x", lambda name: Path(name).write_text("x"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EINVAL])
+def test_a_file_system_that_never_syncs_is_no_failure(tmp_path, monkeypatch, code):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    write_file(tmp_path / "x", lambda name: Path(name).write_text("x"))
+    sync(tmp_path)
+    assert (tmp_path / "x").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("code", "slots", "words"),
+    [
+        (errno.EIO, (9, 9), "the disk is failing"),
+        (errno.ENOSPC, (9, 0), "no file slot (inode) is left"),
+        (errno.ENOSPC, (9, 1), "check the path, its permissions and the disk"),
+        (errno.ENOSPC, (0, 0), "check the path, its permissions and the disk"),  # Btrfs
+    ],
+)
+def test_a_systems_error_gets_its_own_cure(tmp_path, monkeypatch, code, slots, words):
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_files=slots[0], f_favail=slots[1]))
+    assert f"{tmp_path}/new/x: {words}" in place_and_cure(OSError(code, "", f"{tmp_path}/new/x"))
