@@ -150,12 +150,6 @@ def test_augmentation_leaves_a_fraction_of_the_cells_unchanged():
     assert ((change < 1e-3) | (change > 0.1)).all()
 
 
-def test_augmentation_of_strength_zero_changes_nothing():
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28), np.uint8)
-    x = augmented(pixels, 0, degrees=0, translate=0, scale=0, shear=0, blur_probability=0, unchanged=0)
-    torch.testing.assert_close(x, normalize(torch.from_numpy(pixels)[:, None]), atol=1e-4, rtol=0)
-
-
 def test_score_counts_cells_digits_and_boards():
     boards = np.array(["000000_cam"] * 81 + ["000001_cam"] * 81 + ["odd"])
     labels = np.zeros(163, np.int64)

@@ -3,7 +3,6 @@
 
 import numpy as np
 import pytest
-from conftest import call
 
 import pages
 from pages import effects, marks
@@ -108,19 +107,3 @@ def test_handwriting_has_nine_different_digits_and_its_own_faces_for_validation(
             glyphs = draw_glyphs(font.upright[0], np.random.default_rng(0))
             assert len(glyphs) == 9
             assert min(np.abs(glyphs[i] - glyphs[j]).mean() for i in range(9) for j in range(i)) > 0.01
-
-
-def test_families_are_left_out_by_name(tmp_path, snapshot):
-    for name, options in (("all", ()), ("fewer", ("--without", *pages.FAMILIES))):
-        command = ("02_PrepareData.py", "--style", "photo", "--train", 4, "--val", 2, "--out", tmp_path / name)
-        assert call(*command, *options).code == 0
-    everything, fewer = snapshot(tmp_path / "all"), snapshot(tmp_path / "fewer")
-    assert everything.keys() == fewer.keys()
-    assert any(everything[name] != fewer[name] for name in everything if name.startswith("grids/train/"))
-    result = call("02_PrepareData.py", "--style", "photo", "--without", "rain")
-    assert result.code == 2 and "rain" in result.err
-
-
-def test_help_names_every_family():
-    result = call("02_PrepareData.py", "--help")
-    assert result.code == 0 and all(family in result.out for family in pages.FAMILIES)

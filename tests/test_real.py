@@ -112,38 +112,32 @@ def test_the_test_part_can_be_chosen_and_nothing_is_overwritten(dataset, tmp_pat
     assert snapshot(tmp_path) == before
 
 
+# A file of the clone, what it holds (None: it is missing), and the message.
 DAMAGE = {
-    "no folder": (lambda clone: shutil.rmtree(clone), "cannot read {}/datasets/v2_train.desc: give a complete"),
-    "no corners": (lambda clone: (clone / "outlines_sorted.csv").unlink(), "cannot read {}/outlines_sorted.csv: give"),
-    "no such corners": (
-        lambda clone: (clone / "outlines_sorted.csv").write_text("filepath\n./images/image1.jpg,1,2,3\n"),
-        "{}/outlines_sorted.csv is not a list of photos with four corners each",
+    "no list": ("datasets/v2_train.desc", None, "cannot read {}/datasets/v2_train.desc: give a complete"),
+    "an empty list": ("datasets/v2_train.desc", b"", "{} has no photo with digits and"),
+    "wrong corners": (
+        "outlines_sorted.csv",
+        b"a\nx/image1.jpg,1,2\n",
+        "{}/outlines_sorted.csv is not a list of photos",
     ),
-    "an empty table": (
-        lambda clone: (clone / "outlines_sorted.csv").write_text(""), "{}/outlines_sorted.csv is not a list of photos"),
-    "no photo": (
-        lambda clone: (clone / "images/image1.jpg").unlink(), "No such file or directory: {}/images/image1.jpg"),
-    "a broken photo": (
-        lambda clone: (clone / "images/image1.jpg").write_bytes(b"\xff\xd8"),
-        "{}/images/image1.jpg is not a readable image",
-    ),
-    "no digits": (lambda clone: (clone / "images/image1.dat").unlink(), "cannot read {}/images/image1.dat"),
-    "too few digits": (
-        lambda clone: (clone / "images/image1.dat").write_text("a phone\n640x480\n1 2 3\n"),
-        "{}/images/image1.dat does not end in 9 rows of 9 digits",
-    ),
-    "digits as bytes": (
-        lambda clone: (clone / "images/image1.dat").write_bytes(b"\xff\xfe"), "cannot read {}/images/image1.dat"),
-    "no list": (lambda clone: (clone / "datasets/v2_train.desc").write_text(""), "{} has no photo with digits and"),
-}  # fmt: skip
+    "an empty table": ("outlines_sorted.csv", b"", "{}/outlines_sorted.csv is not a list of"),
+    "no photo": ("images/image1.jpg", None, "No such file or directory: {}/images/image1.jpg"),
+    "a broken photo": ("images/image1.jpg", b"\xff\xd8", "{}/images/image1.jpg is not a readable image"),
+    "too few digits": ("images/image1.dat", b"a\nb\n1 2\n", "{}/images/image1.dat does not end in 9 rows of 9 digits"),
+    "digits as bytes": ("images/image1.dat", b"\xff\xfe", "cannot read {}/images/image1.dat"),
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_folder_that_is_no_clone_is_reported_in_one_line(dataset, tmp_path, name):
     clone = shutil.copytree(dataset[0], tmp_path / "clone")
-    DAMAGE[name][0](clone)
+    file, content, message = DAMAGE[name]
+    (clone / file).unlink()
+    if content is not None:
+        (clone / file).write_bytes(content)
     result = call("tools/real.py", clone, "--out", tmp_path / "out")
-    assert result.code == 1 and DAMAGE[name][1].format(clone) in result.err and result.err.count("\n") == 1
+    assert result.code == 1 and message.format(clone) in result.err and result.err.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"clone"}  # nothing is left over
 
 
