@@ -122,13 +122,6 @@ def test_cells_are_cut_with_the_margin_drawn():
     assert {0, 0.06, 0.12} <= set(margins)
 
 
-def test_training_and_validation_fonts_are_disjoint():
-    train, val = ({font.family for font in load_fonts(split)} for split in ("train", "val"))
-    assert len(train) >= 10 and len(val) >= 4 and not train & val
-    files = [file for split in ("train", "val") for font in load_fonts(split) for file in font.upright + font.italic]
-    assert len(files) == len(set(files))
-
-
 @pytest.mark.parametrize("package", [*TRAIN_FONTS, *VAL_FONTS])
 def test_every_font_has_nine_different_digits_of_one_height(package):
     """Old-style figures would hang below the line or be small; symbol fonts would have boxes or nothing."""

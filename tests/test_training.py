@@ -107,25 +107,6 @@ def test_two_machines_train_as_two_processes_do(built, two, tmp_path):
     assert not (tmp_path / "1").exists()  # the first process saves
 
 
-@slow
-def test_processes_with_other_cells_are_refused(built, tmp_path):
-    """One process has training and validation cells swapped, as a machine with another copy of the data would."""
-    for rank, splits in enumerate((("train", "val"), ("val", "train"))):
-        (tmp_path / str(rank)).mkdir()
-        for name, split in zip(("train", "val"), splits, strict=True):
-            (tmp_path / str(rank) / name).symlink_to(built.data / split)
-    (tmp_path / "launch.py").write_text(
-        "import os, runpy, sys\n"
-        "sys.path.insert(0, os.path.dirname(sys.argv[1]))\n"
-        "sys.argv = [sys.argv[1], '--data', os.environ['RANK'], '--epochs', '1']\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    result = run(*TORCHRUN, "launch.py", ROOT / "03_Training.py", cwd=tmp_path)
-    assert result.code == 1
-    assert "03_Training.py: process 1 has other cells than process 0: copy the same data" in result.err
-    assert not (tmp_path / "artifacts").exists()
-
-
 def test_a_batch_without_equal_shares_and_other_cells_are_refused(monkeypatch):
     processes = Processes()
     monkeypatch.setattr(processes, "world_size", 2)
