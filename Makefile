@@ -71,6 +71,8 @@ endif
 
 # $(call option,--name,value): the option, or nothing if the value is empty.
 option = $(if $(2),$(1) $(2))
+# $(call differs,file,line): the file, or nothing if it holds just this line.
+differs = $(if $(subst <$(2)>,,<$(file <$(1))>),$(1))
 
 # Without OMP_NUM_THREADS torchrun prints a warning; --threads sets the number.
 TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run --standalone
@@ -160,12 +162,7 @@ $(SUMMARY): $(PARITY) $(EVALUATION)
 # rebuilds the weights and what depends on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
 TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
-ifneq ($(file <$(DATA)/.settings),$(DATA_SETTINGS))
-$(DATA)/.settings: FORCE
-endif
-ifneq ($(file <$(OUT)/.settings),$(TRAIN_SETTINGS))
-$(OUT)/.settings: FORCE
-endif
+$(call differs,$(DATA)/.settings,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)): FORCE
 $(DATA)/.settings:
 	@mkdir -p $(@D); echo '$(DATA_SETTINGS)' > $@
 $(OUT)/.settings:
@@ -173,12 +170,7 @@ $(OUT)/.settings:
 
 # --- environments: tools/venv.py makes, fills and checks them ---
 # .installed names the Python that it was made with, which an upgrade of the system may take away or change.
-ifneq ($(file <$(VENV)/.installed),$(realpath $(VENV)/bin/python))
-$(VENV)/.installed: FORCE
-endif
-ifneq ($(file <$(READ_VENV)/.installed),$(realpath $(READ_VENV)/bin/python))
-$(READ_VENV)/.installed: FORCE
-endif
+$(foreach folder,$(VENV) $(READ_VENV),$(call differs,$(folder)/.installed,$(realpath $(folder)/bin/python))): FORCE
 $(VENV)/.installed: requirements.txt
 $(VENV)/.installed-dev: requirements-dev.txt $(INSTALLED)
 $(READ_VENV)/.installed: requirements-inference.txt
