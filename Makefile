@@ -8,6 +8,9 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 .DEFAULT_GOAL := all
 
 $(if $(filter grouped-target,$(.FEATURES)),,$(error this Makefile needs GNU Make 4.3 or newer, this is $(MAKE_VERSION)))
+ifneq ($(realpath .)/$(notdir $(lastword $(MAKEFILE_LIST))),$(realpath $(lastword $(MAKEFILE_LIST))))
+$(error this Makefile works only in its own folder: run `make -C FOLDER` with that)
+endif
 
 # --- settings: make NAME=VALUE; environment variables of these names are not used ---------------
 #= PROFILE      tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and their network

@@ -19,6 +19,20 @@ def test_make_clean_removes_our_data_wherever_cdpath_leads(tmp_path):
     assert (tmp_path / "elsewhere" / "data" / "train" / "a.jpg").exists()
 
 
+def test_the_makefile_touches_no_other_folder(tmp_path, snapshot):
+    for name in ("build/app", "artifacts/summary.txt", "data/.made-by-02_PrepareData.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    before = snapshot(tmp_path)
+    (tmp_path / "GNUmakefile").symlink_to(ROOT / "Makefile")
+    for options in (["-f", ROOT / "Makefile"], ["-f", f"../{tmp_path.name}/GNUmakefile"], []):
+        for target in ("clean", "all"):
+            done = run("make", *options, target, cwd=tmp_path)
+            assert done.code == 2 and re.fullmatch(r".* only in its own folder: run `make -C FOLDER`.*\n", done.err)
+    assert snapshot(tmp_path) == before
+    assert run("make", "-n", "-f", ROOT / "Makefile", "clean", cwd=ROOT).code == 0
+
+
 def test_the_tests_use_their_own_packages_and_plugins(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "own" / "bin").mkdir(parents=True)
