@@ -55,10 +55,15 @@ PYTHON3 :=
 TORCH_INDEX :=
 
 $(if $(filter tutorial photo,$(PROFILE)),,$(error PROFILE=$(PROFILE) is neither tutorial nor photo))
-# A name with a space would be two names to make.
-$(foreach name,DATA OUT MODEL PHOTO REAL DATASET PUZZLES VENV,$(if $(word 2,$($(name))),$(error $(name)=$($(name)) has a space in it: use a name without)))
+# Names that are targets or prerequisites: make would take these characters as its own.
+OWN_MARKS := : ; % \# * ? [ ] | \ $$
+$(foreach name,DATA OUT MODEL PUZZLES VENV,$(if $(word 2,$($(name)))$(strip $(foreach mark,$(OWN_MARKS),$(findstring $(mark),$($(name))))), \
+	$(error $(name)=$($(name)) has a space or one of $(OWN_MARKS) in it, which make takes as its own: use a name without)))
 $(foreach name,SEED DATA OUT MODEL PYTHON,$(if $($(name)),,$(error $(name)= is empty: name one, or leave it out)))
 
+needs = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $(value $(2)),,$(error make $(1) needs $(2)=$(3))))
+$(call needs,read,PHOTO,FILE: the photo to read)
+$(call needs,real,DATASET,FOLDER: from git clone https://github.com/wichtounet/sudoku_dataset)
 # For the user's own interpreter, nothing is installed.
 INSTALLED := $(if $(VENV),$(if $(filter $(VENV)/bin/python,$(PYTHON)),$(VENV)/.installed))
 DEV_INSTALLED := $(if $(INSTALLED),$(VENV)/.installed-dev)
@@ -66,14 +71,15 @@ READ_VENV := $(VENV:/=)-read
 # Looks for the Python that fits.
 ANY_PYTHON = $(shell command -v "$(PYTHON3)" || command -v python3 || echo "$(PYTHON)")
 
-# A virtual environment uses its own packages, and the tests use their own plugins.
-unexport CDPATH PYTEST_ADDOPTS PYTEST_PLUGINS
+# A virtual environment uses its own packages, the tests use their own plugins; the names of files are never expanded.
+unexport CDPATH PYTEST_ADDOPTS PYTEST_PLUGINS PHOTO DATASET
 ifneq ($(INSTALLED)$(wildcard $(dir $(PYTHON))../pyvenv.cfg),)
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 endif
 
-# $(call option,--name,value): the option, or nothing if the value is empty.
-option = $(if $(2),$(1) $(2))
+# $(call option,--name,value): the option, or nothing if the value is empty. Any value reaches the script as it is, but
+# for ~/ at its start, which not every shell replaces when it is typed.
+option = $(if $(2),$(subst $(1) '~/,$(1) ~/',$(1) '$(subst ','\'',$(2))'))
 # $(call differs,file,line): the file, or nothing if it holds just this line.
 differs = $(if $(subst <$(2)>,,<$(file <$(1))>),$(1))
 
@@ -106,70 +112,67 @@ endif
 
 ## all         data, train, export, parity, golden, evaluate, and a summary (the default)
 all: $(SUMMARY)
-
 ## data        draw puzzles, photograph them, cut the cells
 data: $(PREPARED)
-
 ## train       train, and keep the best epoch's weights
 train: $(WEIGHTS)
-
 ## export      write the ONNX file
 export: $(ONNX)
-
 ## parity      check that the ONNX file is the same model
 parity: $(OUT)/parity.json
-
 ## golden      write PyTorch's answers to some inputs, to check the ONNX file on machines without PyTorch
 golden: $(OUT)/golden.npz
-
 ## evaluate    count and draw the ONNX file's errors: held-out cells, camera pages, real boards and photos
 evaluate: $(EVALUATION)
 
 $(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
-	"$(PYTHON)" $< --style $(PROFILE) --out $(DATA) --seed $(SEED) $(call option,--train,$(TRAIN)) \
+	"$(PYTHON)" $< --style $(PROFILE) $(call option,--out,$(DATA)) $(call option,--seed,$(SEED)) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
 $(WEIGHTS): $(TRAINING) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
-	$(if $(NPROC),$(TORCHRUN) --nproc-per-node $(NPROC),"$(PYTHON)") $< --data $(DATA) --out $(OUT) --model $(MODEL) --train-only --seed $(SEED) \
+	$(or $(call option,$(TORCHRUN) --nproc-per-node,$(NPROC)),"$(PYTHON)") $< $(call option,--data,$(DATA)) $(call option,--out,$(OUT)) \
+		$(call option,--model,$(MODEL)) --train-only $(call option,--seed,$(SEED)) \
 		$(call option,--epochs,$(EPOCHS)) $(call option,--batch-size,$(BATCH)) $(call option,--threads,$(THREADS))
 
 $(ONNX): $(TRAINING) $(WEIGHTS) | $(INSTALLED)
-	"$(PYTHON)" $< --out $(OUT) --model $(MODEL) --export-only
+	"$(PYTHON)" $< $(call option,--out,$(OUT)) $(call option,--model,$(MODEL)) --export-only
 
 $(PARITY) &: $(CHECKING) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
-	"$(PYTHON)" $< --onnx $(ONNX) --weights $(WEIGHTS) --data $(DATA) --write-golden $(OUT)/golden.npz
+	"$(PYTHON)" $< $(call option,--onnx,$(ONNX)) $(call option,--weights,$(WEIGHTS)) $(call option,--data,$(DATA)) \
+		$(call option,--write-golden,$(OUT)/golden.npz)
 
-EVALUATE := --min-accuracy $(MIN_VAL_ACCURACY) $(call option,--real,$(REAL))
+EVALUATE := $(call option,--onnx,$(ONNX)) $(call option,--data,$(DATA)) $(call option,--real,$(REAL)) \
+	$(call option,--min-accuracy,$(MIN_VAL_ACCURACY))
 $(EVALUATION) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
-	"$(PYTHON)" $< --onnx $(ONNX) --data $(DATA) --out $(OUT) $(EVALUATE)
+	"$(PYTHON)" $< $(EVALUATE) $(call option,--out,$(OUT))
 
 ## check       fail below MIN_VAL_ACCURACY, or if over one camera page in a hundred or any verified photo is misread
 check: $(ONNX) $(PREPARED)
-	"$(PYTHON)" 05_Evaluate.py --onnx $(ONNX) --data $(DATA) --out $(OUT)/.check $(EVALUATE) --check
+	"$(PYTHON)" 05_Evaluate.py $(EVALUATE) $(call option,--out,$(OUT)/.check) --check
 
 ## read        read the Sudoku board in PHOTO=FILE; trains nothing, and installs only numpy, onnxruntime and OpenCV
 READER := $(if $(INSTALLED),$(if $(wildcard $(INSTALLED)),$(PYTHON),$(READ_VENV)/bin/python),$(PYTHON))
 read: | $(if $(INSTALLED),$(READER:bin/python=.installed))
-	@$(if $(PHOTO),,echo 'make: which photo? make read PHOTO=FILE' >&2; exit 2)
-	@"$(READER)" 06_ReadBoard.py $(PHOTO) || [ $$? = 3 ]  # 3: read, but in doubt
+	@"$(READER)" $(call option,06_ReadBoard.py --,$(value PHOTO)) || [ $$? = 3 ]  # 3: read, but in doubt
 
 ## real        make data/real, boards and photos for measuring, from a clone of the public data set: make real DATASET=FOLDER
 real: | $(INSTALLED)
-	@$(if $(DATASET),,echo 'make: name the clone: git clone https://github.com/wichtounet/sudoku_dataset && make real DATASET=sudoku_dataset' >&2; exit 2)
-	"$(PYTHON)" tools/real.py $(DATASET) $(call option,--out,$(REAL))
+	"$(PYTHON)" $(call option,tools/real.py,$(value DATASET)) $(call option,--out,$(REAL))
 
 $(SUMMARY): $(PARITY) $(EVALUATION)
-	@echo; { cat $(OUT)/parity.txt $(OUT)/evaluation.txt; echo 'files: $(WEIGHTS)   $(ONNX)'; } | tee $@
+	@echo; { $(call option,cat,$(OUT)/parity.txt) $(call option,,$(OUT)/evaluation.txt); \
+		$(call option,echo,files: $(WEIGHTS)   $(ONNX)); } | $(call option,tee,$@)
 
 # Settings stamps: remade only when a value differs from the file's, so that `make EPOCHS=12`
 # rebuilds the weights and what depends on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
 TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
 $(call differs,$(DATA)/.settings,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)): FORCE
+write = @$(call option,mkdir -p,$(@D)); $(call option,echo,$(1)) > $(call option,,$@)
 $(DATA)/.settings:
-	@mkdir -p $(@D); echo '$(DATA_SETTINGS)' > $@
+	$(call write,$(DATA_SETTINGS))
 $(OUT)/.settings:
-	@mkdir -p $(@D); echo '$(TRAIN_SETTINGS)' > $@
+	$(call write,$(TRAIN_SETTINGS))
 
 # --- environments: tools/venv.py makes, fills and checks them ---
 # .installed names the Python that it was made with, which an upgrade of the system may take away or change.
@@ -178,15 +181,13 @@ $(VENV)/.installed: requirements.txt
 $(VENV)/.installed-dev: requirements-dev.txt $(INSTALLED)
 $(READ_VENV)/.installed: requirements-inference.txt
 $(VENV)/.installed $(VENV)/.installed-dev $(READ_VENV)/.installed:
-	"$(ANY_PYTHON)" -I tools/venv.py $@ $(filter %.txt,$^) "$(PYTHON3)" $(call option,--extra-index-url,$(TORCH_INDEX))
+	"$(ANY_PYTHON)" -I $(call option,tools/venv.py,$@) $(filter %.txt,$^) "$(PYTHON3)" $(call option,--extra-index-url,$(TORCH_INDEX))
 
 ## test        the tests, offline, in temporary folders
-test: | $(DEV_INSTALLED)
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist worksteal --durations 25 tests
-
 ## test-all    the same with 20 kills of each kind instead of 3, and the README's commands that take minutes
-test-all: | $(DEV_INSTALLED)
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist worksteal --durations 25 tests --kills 20 --slow
+test test-all: | $(DEV_INSTALLED)
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$(PYTHON)" -m pytest -p xdist -q -n auto --dist worksteal --durations 25 tests \
+		$(if $(filter test-all,$@),--kills 20 --slow)
 
 ## lint        ruff's checks and format, mypy's types, the workflow file
 lint: | $(DEV_INSTALLED)
@@ -195,12 +196,9 @@ lint: | $(DEV_INSTALLED)
 	"$(PYTHON)" -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/test.yml
 
 ## bench       measure speed: the tutorial's way and ours, time to its accuracy, each script, inference, processes
-bench: $(PREPARED) | $(INSTALLED)
-	"$(PYTHON)" bench/bench.py --data $(DATA)
-
 ## bench-quick the tutorial's way and ours, and inference, in under a minute; rough
-bench-quick: $(PREPARED) | $(INSTALLED)
-	"$(PYTHON)" bench/bench.py --data $(DATA) --quick --out build/bench-quick
+bench bench-quick: $(PREPARED) | $(INSTALLED)
+	"$(PYTHON)" bench/bench.py $(call option,--data,$(DATA)) $(if $(filter bench-quick,$@),--quick --out build/bench-quick)
 
 ## smoke       the whole chain in seconds, on little data, in build/
 smoke:
@@ -211,19 +209,19 @@ smoke:
 doctor: export PYTHONPATH := $(value PYTHONPATH)
 doctor: export PYTHONHOME := $(value PYTHONHOME)
 doctor:
-	@"$(ANY_PYTHON)" -I tools/doctor.py $(if $(INSTALLED),--venv $(VENV) $(call option,--base,$(PYTHON3)),--python "$(PYTHON)")
+	@"$(ANY_PYTHON)" -I tools/doctor.py $(if $(INSTALLED),$(call option,--venv,$(VENV)) $(call option,--base,$(PYTHON3)),--python "$(PYTHON)")
 
 ## clean       remove artifacts, drawn data and build/ (not the virtual environment, not your own files)
 DRAWN := train val calibration grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py
 clean:
-	rm -rf build $(SUMMARY) $(EVALUATION) $(PARITY) $(ONNX) $(WEIGHTS) $(wildcard $(OUT)/.*_state.pth) \
+	rm -rf build $(foreach file,$(SUMMARY) $(EVALUATION) $(PARITY) $(ONNX) $(WEIGHTS) $(wildcard $(OUT)/.*_state.pth) \
 		$(addprefix $(OUT)/,misread_photos.png training.json .settings .check) \
-		$(if $(wildcard $(DATA)/.made-by-02_PrepareData.py),$(addprefix $(DATA)/,$(DRAWN)))
-	@rmdir $(OUT) 2> /dev/null || true
+		$(if $(wildcard $(DATA)/.made-by-02_PrepareData.py),$(wildcard $(addprefix $(DATA)/,$(DRAWN)))),$(call option,,$(file)))
+	@$(call option,rmdir,$(OUT)) 2> /dev/null || true
 
 ## help        this list
 SETTINGS = $(shell sed -n 's/^\#= \([A-Z0-9_]*\) .*/\1/p' Makefile)
 help:
 	@echo 'Targets:'; sed -n 's/^## /  /p' Makefile
 	@echo 'Settings (make NAME=VALUE):'
-	@$(foreach name,$(SETTINGS),printf '  %-32s %s\n' '$(name)=$($(name))' "$$(sed -n 's/^\#= $(name)  *//p' Makefile)";)
+	@$(foreach name,$(SETTINGS),printf '  %-32s %s\n' $(call option,,$(name)=$(value $(name))) "$$(sed -n 's/^\#= $(name)  *//p' Makefile)";)

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, run
 
 
@@ -33,6 +34,60 @@ def test_the_makefile_touches_no_other_folder(tmp_path, snapshot):
     assert run("make", "-n", "-f", ROOT / "Makefile", "clean", cwd=ROOT).code == 0
 
 
+NAMES = ["IMG_1(1).png", "it's.png", "a&b.png", "a;touch lost.png", "WhatsApp  Image 1.jpg", "a$b.png", "[*]#%:.png"]
+NAMES += ["-x.png", "`touch lost`.png", "$(shell touch lost)", '"q"', "a\\b.png", "~/it's  x.jpg"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_reaches_a_script_as_it_is(tmp_path, name):
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["make", "-s", f"PYTHON={tmp_path}/python"]
+    shown = name.replace("~", "/home/me")
+    for options, script in (
+        (["read", f"PHOTO={name}"], "06_ReadBoard.py\n--"),
+        (["real", f"DATASET={name}"], "tools/real.py"),
+    ):
+        done = run(*command, *options, HOME="/home/me")
+        assert (done.code, done.out, done.err) == (0, f"{script}\n{shown}\n", "")
+    if "$" not in name:
+        done = run(
+            *command,
+            "check",
+            f"REAL={name}",
+            f"DATA={tmp_path}",
+            "-o",
+            "artifacts/sudoku_digitnet.onnx",
+            "-W",
+            tmp_path,
+            HOME="/home/me",
+        )
+        assert done.code == 0 and f"--real\n{shown}\n" in done.out
+    assert not (ROOT / "lost").exists()
+
+
+def test_names_that_make_cannot_hold_are_refused_in_one_line(tmp_path):
+    for name in ("run-10:30", "a;b", "100%", "#1", "my run", "[x]", "a*", "a|b", "a\\b", "$$a"):
+        for setting in ("DATA", "OUT", "PUZZLES", "VENV"):
+            done = run("make", "-n", f"{setting}={tmp_path}/{name}")
+            assert done.code == 2 and re.fullmatch(r"Makefile:\d+: .*which make takes as its own.*\n", done.err), name
+    for name in ("d(1)", "john's", "a&b", '"a"', "a=b", "a,b", "a~b", "<a>"):
+        (tmp_path / f"{name}.txt").touch()
+        done = run(
+            "make", "-n", f"DATA={tmp_path}/{name}", f"OUT={tmp_path}/o/{name}", f"PUZZLES={tmp_path}/{name}.txt"
+        )
+        assert done.code == 0 and not done.err, name
+        checked = run("bash", "-n", "-c", done.out)
+        assert checked.code == 0, checked.err
+
+
+@pytest.mark.parametrize("target, setting", [("read", "PHOTO"), ("real", "DATASET")])
+def test_what_to_read_is_asked_for_before_anything_is_installed(target, setting):
+    done = run("make", target)
+    assert done.code == 2 and not done.out
+    assert re.fullmatch(rf"Makefile:\d+: .*make {target} needs {setting}=.*\n", done.err)
+
+
 def test_the_tests_use_their_own_packages_and_plugins(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "own" / "bin").mkdir(parents=True)
@@ -53,11 +108,11 @@ def test_an_environment_is_filled_again_when_its_python_or_its_requirements_chan
         (tmp_path / name).write_text(f"{Path('/bin/sh').resolve()}\n")
     plan = ["make", "-C", tmp_path, "-n", "VENV=own"]
     assert "is up to date" in run(*plan, "own/.installed").out
-    assert "venv.py own/.installed requirements.txt" in run(*plan, "own/.installed", "-Wrequirements.txt").out
+    assert "venv.py 'own/.installed' requirements.txt" in run(*plan, "own/.installed", "-Wrequirements.txt").out
     assert '"own/bin/python" 06' in run(*plan, "read", "PHOTO=x").out
     (tmp_path / "own/bin/python").unlink()
-    assert "venv.py own/.installed requirements.txt" in run(*plan, "own/.installed").out
-    assert "venv.py own-read/.installed requirements-inference.txt" in run(*plan, "own-read/.installed").out
+    assert "venv.py 'own/.installed' requirements.txt" in run(*plan, "own/.installed").out
+    assert "venv.py 'own-read/.installed' requirements-inference.txt" in run(*plan, "own-read/.installed").out
 
 
 def test_pre_commit_runs_the_ruff_of_make_lint():
