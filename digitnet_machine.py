@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -63,19 +63,31 @@ def set_up_worker(parent: int) -> None:
             os._exit(1)
 
 
+class ThisProcess(futures.Executor):
+    """A pool without processes or threads."""
+
+    def map(self, function: Callable, *inputs: Iterable, timeout: float | None = None, chunksize: int = 1) -> Iterator:
+        """Apply `function` when a result is asked for."""
+        return map(function, *inputs)
+
+
 @contextlib.contextmanager
 def open_pool(workers: int, cure: str = "") -> Iterator[futures.Executor]:
-    """Start a pool of processes, or a thread for one worker.
+    """Start a pool of processes; use this process for one worker, or if no others can be started.
 
     Raises UserError if a process is killed; its message ends with `cure`, if there is one.
     """
-    pool: futures.Executor = futures.ThreadPoolExecutor(1)  # needs no shared memory
+    pool: futures.Executor = ThisProcess()
     if workers > 1:
         try:  # forked by this process, so that they end with it
             context = multiprocessing.get_context("fork")
-            pool = futures.ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(),))
-        except (ImportError, OSError) as error:
-            print(f"no shared memory (/dev/shm) for {workers} processes ({first_line(error)}): using one process")
+            processes = futures.ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(),))
+            processes.submit(os.getpid)  # starts them all, and a thread
+            pool = processes
+        except (ImportError, OSError, RuntimeError) as error:  # no semaphores (NotImplementedError), threads, /dev/shm
+            for worker in multiprocessing.active_children():  # they would wait for work for ever
+                worker.kill()
+            print(f"cannot start {workers} processes ({first_line(error)}): using one")
     try:
         yield pool
     except futures.BrokenExecutor:

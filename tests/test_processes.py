@@ -3,16 +3,18 @@
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import socket
 import subprocess
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import DRAW, PIPES, PYTHON, ROOT, WITHOUT_MAKE, call, slow
 
-from digitnet_cli import UserError
+from digitnet_cli import UserError, first_line
 from digitnet_machine import alone_in, open_pool
 
 
@@ -80,14 +82,26 @@ def test_workers_end_with_their_parent_and_the_data_stay(tmp_path, snapshot):
     assert snapshot(tmp_path / "data").keys() == before.keys()
 
 
-def test_killed_workers_and_missing_shared_memory_are_reported(tmp_path, monkeypatch, capsys):
+def test_a_killed_worker_is_reported(tmp_path):
     with alone_in(tmp_path), pytest.raises(UserError, match="was killed"), open_pool(2) as pool:
         list(pool.map(os._exit, [9]))
 
-    def refuse(*_):
-        raise OSError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", refuse)
+@pytest.mark.parametrize(
+    ("name", "error"),
+    {
+        "concurrent.futures.ProcessPoolExecutor": OSError(errno.ENOENT, "No such file or directory"),
+        "multiprocessing.context.BaseContext.Lock": NotImplementedError("lacks multiprocessing.synchronize"),
+        "concurrent.futures.process._ExecutorManagerThread.start": RuntimeError("can't start new thread"),
+        "os.fork": BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    }.items(),
+)
+def test_where_no_processes_can_be_started_one_works_and_none_is_left(monkeypatch, capsys, name, error):
+    monkeypatch.setattr(name, Mock(side_effect=error))
     with open_pool(2) as pool:
         assert list(pool.map(abs, [-1, 2], chunksize=4)) == [1, 2]
-    assert "no shared memory" in capsys.readouterr().out
+    assert f"cannot start 2 processes ({first_line(error)}): using one" in capsys.readouterr().out
+    end = time.monotonic() + 60
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not multiprocessing.active_children()
