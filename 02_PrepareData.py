@@ -25,7 +25,7 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import UserError, argument_parser, cores, positive_int, run_script, seed
+from digitnet_cli import UserError, argument_parser, cores, keep_inputs, positive_int, run_script, seed
 
 # isort: split
 import argparse
@@ -255,6 +255,7 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
             f"{foreign[0]} was not made by this script, which never overwrites other data; "
             "to draw new data, choose another folder with --out (make DATA=)"
         )
+    keep_inputs([args.out / part for part in (*SPLITS, "grids", PREPARED)], [args.puzzles])
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     report: dict = {"settings": settings}
     report["fonts"] = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}

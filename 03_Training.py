@@ -26,6 +26,7 @@ from digitnet_cli import UserError, argument_parser, cores, fraction, positive_f
 import argparse
 import contextlib
 import math
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -277,6 +278,7 @@ def export_onnx(weights: Path, onnx_file: Path, seed: int) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Train, then export; --train-only and --export-only do one of the two. Only the first process exports."""
+    threading.Thread(target=int).start()  # an error where none can be started, in which torch waits for ever
     torch.set_num_threads(args.threads)
     weights = args.out / f"{args.model}_best.pth"
     processes = Processes()

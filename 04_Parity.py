@@ -21,10 +21,11 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import UserError, argument_parser, positive_float, run_script
+from digitnet_cli import UserError, argument_parser, keep_inputs, positive_float, run_script
 
 # isort: split
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,12 @@ def parse_args() -> argparse.Namespace:
     add("--max-abs", type=positive_float, default=1e-3, help="largest absolute difference of logits allowed")
     add("--golden", type=Path, metavar="FILE", help="compare with these golden vectors: needs no weights, data, torch")
     add("--write-golden", type=Path, metavar="FILE", help="write golden vectors there once parity has passed")
-    add("--report", type=Path, metavar="FILE", help="JSON report; parity.json beside the ONNX file if not given")
+    add(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="JSON report (parity.json or golden.json beside --onnx)",
+    )
     args = parser.parse_args()
     if args.golden and args.write_golden:
         parser.error("--golden checks and --write-golden writes: give one of them")
@@ -89,10 +95,9 @@ def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:
 def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: Path, versions: dict) -> None:
     """Write the golden vectors for `onnx_file`, whole or not at all."""
     made_from, made_with = np.array(sha256(onnx_file)), np.array(json.dumps(versions))
-    write_file(
-        path,
-        lambda name: np.savez_compressed(name, inputs=inputs, logits=logits, onnx_sha256=made_from, versions=made_with),
-    )
+    content = io.BytesIO()  # to a name without .npz, numpy would add it
+    np.savez_compressed(content, inputs=inputs, logits=logits, onnx_sha256=made_from, versions=made_with)
+    write_file(path, lambda name: Path(name).write_bytes(content.getvalue()))
 
 
 def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
@@ -147,8 +152,10 @@ def summarize(failures: list[str], measured: dict[str, dict]) -> str:
 
 def main(args: argparse.Namespace) -> None:
     """Check, write the report, print the verdict. Raises UserError with every failure."""
-    verdict = args.report or args.onnx.with_name("parity.json")
-    for old in (verdict, verdict.with_suffix(".txt")):
+    verdict = args.report or args.onnx.with_name("golden.json" if args.golden else "parity.json")
+    written = verdict, verdict.with_suffix(".txt")
+    keep_inputs([*written, args.write_golden], [args.onnx, args.weights, args.golden])
+    for old in written:
         old.unlink(missing_ok=True)  # an earlier verdict must not remain if this check fails to run
     keep_freed_memory()
     limits = Limits(args.max_mae, args.max_abs)

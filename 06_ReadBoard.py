@@ -21,7 +21,7 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import UserError, argument_parser, run_script
+from digitnet_cli import UserError, argument_parser, keep_inputs, run_script
 
 # isort: split
 import argparse
@@ -196,6 +196,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 def main(args: argparse.Namespace) -> None:
     """Read every photo, print the results, and exit with the highest code of them."""
     cv2.setNumThreads(1)  # starting more takes longer than reading a photo
+    keep_inputs([args.picture], [*args.photos, args.onnx])
     session = open_session(find_model(args.onnx), threads=1)
     codes = []
     for path in args.photos:

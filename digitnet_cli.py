@@ -19,11 +19,12 @@ import contextlib
 import errno
 import getpass
 import io
+import itertools
 import shlex
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -69,6 +70,8 @@ def open_streams() -> None:
 
 def report_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print one line if a package cannot be imported, and other exceptions as usual; replaces sys.excepthook."""
+    if isinstance(error, KeyboardInterrupt):  # Ctrl-C during imports; also OpenBLAS, where it can start no thread
+        return print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
     if not isinstance(error, ImportError):
         return sys.__excepthook__(kind, error, trace)
     missing = isinstance(error, ModuleNotFoundError)
@@ -143,6 +146,14 @@ def dangling_link(path: Path | str) -> str:
         if place.is_symlink() and not place.exists():
             return f"{place} is a link to nothing: mount its disk, or remove the link"
     return ""
+
+
+def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Raise UserError if an output is one of the inputs, or a folder above it; None stands for no file."""
+    for output, given in itertools.product(filter(None, outputs), filter(None, inputs)):
+        for place in (given, *given.resolve().parents):
+            if place.exists() and output.exists() and output.samefile(place):
+                raise UserError(f"{output} would replace {given}, which is read: name another file to write")
 
 
 def remake(path: Path | str, target: str, *names: str) -> str:

@@ -46,9 +46,13 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or min(available_cpus(), MAX_THREADS)
     options.log_severity_level = 4  # errors are raised, and on a Pi it warns of a missing GPU
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:  # with the file's bytes, because it takes names in UTF-8 alone
+        session = onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
+        session._model_path = str(path)  # for messages
+        return session
     except Exception as error:  # onnxruntime's errors have no common base class
+        if "pthread_create" in str(error):
+            raise UserError("no thread can be started: allow more processes (ulimit -u, pids.max)") from None
         raise UserError(
             f"{path} is not an ONNX file that ONNX Runtime can load ({first_line(error)}): "
             f"{remake(path, 'export', FILE_NAME)}"
@@ -56,16 +60,22 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
 
 
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
-    """Return the logits, float32 [N, 10], of normalized cells, float32 [N, 1, 28, 28]; run `batch` cells at a time."""
+    """Return the logits, float32 [N, 10], of normalized cells, float32 [N, 1, 28, 28]; run `batch` cells at a time.
+
+    Raises UserError if a logit is not finite.
+    """
     parts = [inputs[i : i + batch] for i in range(0, len(inputs), batch)]
-    return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: part})[0] for part in parts])
+    logits = np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: part})[0] for part in parts])
+    if not np.isfinite(logits).all():
+        path = getattr(session, "_model_path", "the ONNX file")
+        raise UserError(f"{path} gives logits that are not finite: give the file that was exported")
+    return logits
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Turn logits [N, 10] into probabilities [N, 10], as clients do."""
-    with np.errstate(invalid="ignore"):  # logits that are not finite give NaN, which the caller refuses
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,25 +149,25 @@ def export(model: torch.nn.Module, path: Path) -> None:
 
     def write(name: str) -> None:
         try:
-            torch.onnx.export(
+            program = torch.onnx.export(
                 fold_batchnorm(model),
                 (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
-                name,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
                 opset_version=OPSET,
                 dynamo=True,
-                external_data=False,  # True is the default, and makes two files
                 verbose=False,  # its marks need a terminal in UTF-8
                 dynamic_shapes={"x": {0: torch.export.Dim("N")}},
             )
+            assert program is not None
+            drop_traces(proto := program.model_proto)  # made anew at each access
+            Path(name).write_bytes(proto.SerializeToString())  # the exporter takes names in UTF-8 alone
         except Exception as error:  # the exporter's errors have no common base class
             cause: BaseException = error
             while inner := cause.__cause__ or cause.__context__:
                 cause = inner
             reason = f"{type(cause).__name__}: {first_line(cause)}"
             raise UserError(f"the exporter failed, {path} is unchanged: {reason}") from error
-        drop_traces(name)
         if failures := contract_failures(name):
             raise UserError(f"the exporter broke the contract, {path} is unchanged: {'; '.join(failures)}")
 
@@ -165,15 +175,11 @@ def export(model: torch.nn.Module, path: Path) -> None:
     print(f"Exported: {path}")
 
 
-def drop_traces(path: str) -> None:
+def drop_traces(model: onnx.ModelProto) -> None:
     """Remove the exporter's metadata: it names folders of this machine and is a third of the file."""
-    import onnx
-
-    model = onnx.load(path)
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         part.ClearField("metadata_props")
-    onnx.save(model, path)
 
 
 def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:

@@ -218,6 +218,16 @@ CASES = {
         nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 exceeds the number of cells"),
     "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 gives BatchNorm no variance: use 2"),
     "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "the loss is not finite in epoch 1: nothing was saved"),
+    # where an input would be replaced
+    **{f"{option} is an input": (nothing, [*command, option, path], 1, f"{path} would replace")
+       for command, option, path in [
+           (PARITY, "--report", WEIGHTS), (PARITY, "--write-golden", ONNX),
+           (GOLDEN, "--report", "artifacts/golden.npz"),
+           (["06_ReadBoard.py", "real/photos/image1.jpg"], "--picture", "real/photos/image1.jpg"),
+       ]},
+    "puzzles among what is redrawn": (
+        lambda: (write("data/.made-by-02_PrepareData.py", b"")(), write("data/train/my.txt", b"")()),
+        [*PREPARE, "--puzzles", "data/train/my.txt"], 1, "data/train would replace data/train/my.txt"),
     # where nothing can be written
     "output under a file": (write("file", b""), [*TRAIN, "--out", "file/out"], 1, "file"),
     "output where nothing can be made": (nothing, [*TRAIN, "--out", "/proc/out"], 1, "/proc/out"),

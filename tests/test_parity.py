@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from conftest import call
 from mutants import insert_after_all, replace, weight
 from onnx import numpy_helper
 
+from digitnet_cli import UserError
 from digitnet_data import normalize
 from digitnet_onnx import classify, contract_failures, load_model, open_session, run_logits
 from digitnet_parity import Limits, Reference, compare, compute_reference, count_changes, edge_inputs
@@ -145,3 +147,19 @@ def test_a_lower_limit_makes_parity_fail(built, check, tmp_path, limit, words, o
     result = check(built, limit, "1e-12", "--report", tmp_path / "report.json")
     assert result.code == 1 and words in result.err and "is above 1e-12" in result.err and other not in result.err
     assert not json.loads((tmp_path / "report.json").read_text())["passed"]
+
+
+def test_a_model_in_a_folder_that_is_not_utf_8_is_written_read_and_named(exported, tmp_path):
+    folder = exported.out.rename(tmp_path / os.fsdecode(b"f\xfcr"))
+    before = (folder / "sudoku_digitnet.onnx").read_bytes()
+    assert call("03_Training.py", "--export-only", "--out", folder).code == 0
+    assert (folder / "sudoku_digitnet.onnx").read_bytes() == before
+
+
+def test_logits_that_are_not_finite_are_refused(exported):
+    path = exported.out / "sudoku_digitnet.onnx"
+    model = onnx.load(path)
+    replace(model, "net.7.bias", np.full(10, np.nan, np.float32))
+    onnx.save(model, path)
+    with pytest.raises(UserError, match=f"{path} gives logits that are not finite"):
+        classify(open_session(path), np.zeros((3, 28, 28), np.uint8))
