@@ -124,19 +124,29 @@ def load_photo(path: Path | str) -> np.ndarray:
         raise UserError(
             f"{path} is too large or damaged for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
         ) from None
+    if photo is None and content[:4].tobytes().startswith((b"\xff\xd8", b"\x89PNG")):
+        raise UserError(f"{path} ends too early or is damaged: copy it again")
     if photo is None:
         raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
     return photo
 
 
 def lay_on_white(image: np.ndarray | None, grey: np.ndarray) -> np.ndarray:
-    """Return what is seen of a transparent `image` on white paper, uint8 [H, W], or `grey` if it is opaque."""
+    """Return what is seen of a transparent `image` on white paper, uint8 [H, W], or `grey` if it is opaque.
+
+    An image without any opacity, as Windows' clipboard gives, has no use of it, and counts as opaque.
+    """
     if image is None or image.shape[2:] != (4,) or image.dtype.kind != "u":
         return grey
-    colour = image.astype(np.float32) / np.iinfo(image.dtype).max
-    if (opacity := colour[..., 3]).min() == 1:
+    white = np.iinfo(image.dtype).max
+    if (opacity := image[..., 3]).min() == white or opacity.max() == 0:
         return grey
-    return np.rint(255 + opacity * 255 * (cv2.cvtColor(colour[..., :3], cv2.COLOR_BGR2GRAY) - 1)).astype(np.uint8)
+    seen = np.empty(image.shape[:2], np.uint8)
+    for y in range(len(image)):  # row by row, because float32 takes four times the memory
+        colour = image[y : y + 1].astype(np.float32) / white
+        ink = cv2.cvtColor(colour[..., :3], cv2.COLOR_BGR2GRAY) - 1
+        seen[y] = np.rint(255 + colour[..., 3] * 255 * ink)
+    return seen
 
 
 def label_boards(pixels: Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:

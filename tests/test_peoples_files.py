@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,3 +138,25 @@ def test_pictures_and_texts_that_cannot_be_read_are_reported(tmp_path, monkeypat
         load_photo(tmp_path / "huge.png")
     with pytest.raises(UserError, match="is not a text file"):
         read_text(Path(sys.executable))
+
+
+@pytest.mark.parametrize(("alpha", "shown"), [(255, 40), (0, 40), (51, 212)])
+def test_a_large_picture_with_alpha_is_laid_on_white_in_little_memory(tmp_path, alpha, shown):
+    """An alpha of 0 everywhere means nothing."""
+    image = np.full((3000, 4000, 4), 40, np.uint8)
+    image[..., 3] = alpha
+    image[0, 0, 3] = min(alpha, 254)
+    cv2.imwrite(str(tmp_path / "x.png"), image)
+    tracemalloc.start()
+    photo = load_photo(tmp_path / "x.png")
+    assert photo.shape == (3000, 4000) and photo[1:].min() == photo[1:].max() == shown
+    assert tracemalloc.get_traced_memory()[1] < 8 * photo.size  # bytes
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_a_picture_that_was_half_copied_is_to_be_copied_again(tmp_path, ending):
+    content = cv2.imencode(ending, np.random.default_rng(0).integers(0, 256, (99, 99), np.uint8))[1].tobytes()
+    (tmp_path / "x").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="x ends too early or is damaged: copy it again"):
+        load_photo(tmp_path / "x")
