@@ -18,6 +18,7 @@ from digitnet_model import NETWORKS
 from digitnet_onnx import load_model
 from digitnet_training import (
     Processes,
+    TrainState,
     augment,
     change_logits,
     draw_augmentation,
@@ -141,6 +142,19 @@ def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares():
     assert shares[0] == pytest.approx(0.4, abs=0.02) and shares[1:].tolist() == pytest.approx([0.6 / 9] * 9, abs=0.01)
     within = torch.bincount(first, minlength=16)[labels == 0] / 20_000
     assert within.tolist() == pytest.approx([0.4 / 6] * 6, abs=0.01)  # every cell of a class is equally likely
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.3])
+def test_any_number_of_steps_trains(warmup):
+    """Also 10 with a tenth of them as warm-up, for which OneCycleLR alone divides by zero."""
+    for steps in range(1, 40):
+        state = TrainState(torch.nn.Linear(1, 1), 0.01, steps, warmup, 0.0, 0.9)
+        rates = []
+        for _ in range(steps):
+            rates.append(state.schedule.get_last_lr()[0])
+            state.optimizer.step()
+            state.schedule.step()
+        assert all(0 < rate <= 0.01 for rate in rates) and (steps < 10 or max(rates) > 0.009)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
