@@ -21,6 +21,7 @@ from reading.board import Reading
 
 CACHE = tempfile.TemporaryDirectory()  # else matplotlib writes its font cache into HOME
 os.environ["MPLCONFIGDIR"] = CACHE.name
+os.environ["MPLBACKEND"] = "agg"  # else one of a notebook, which matplotlib may lack
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402 (without pyplot: a bare Figure draws with Agg, keeps nothing open)
 
