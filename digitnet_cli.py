@@ -25,6 +25,7 @@ import signal
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable
+from importlib import util
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -89,7 +90,9 @@ def install_packages() -> str:
     cure = f"run `{make_command()}`, which installs it into .venv, then use .venv/bin/python"
     if sys.prefix != sys.base_prefix:
         requirements = shlex.quote(os.path.relpath(ROOT / "requirements.txt"))
-        cure = f"run `{shlex.quote(sys.executable)} -m pip install -r {requirements}`"
+        python = shlex.quote(sys.executable)
+        pip = "" if util.find_spec("pip") else f"{python} -m ensurepip && "  # uv makes environments without pip
+        cure = f"run `{pip}{python} -m pip install -r {requirements}`"
     return f"unset PYTHONPATH, or {cure}" if "PYTHONPATH" in os.environ else cure
 
 
@@ -98,6 +101,9 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
     script, debug = os.path.basename(sys.argv[0]), vars(args).pop("debug", False)
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    if debug:
+        main(args)
+        sys.exit(0)
     try:
         main(args)
         sys.exit(0)
@@ -108,8 +114,6 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # Python still writes what is left
         sys.exit(141)
     except OSError as error:
-        if debug:
-            raise
         sys.exit(f"{script}: {error.strerror or error}: {place_and_cure(error)}")
     except MemoryError:
         sys.exit(f"{script}: memory is full: close other programs, or give the machine or container more")
@@ -117,8 +121,6 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
         print(f"\n{script}: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:  # of a package, which has its own classes
-        if debug:
-            raise
         frames = traceback.extract_tb(error.__traceback__)
         last = next(frame for frame in reversed(frames) if "-packages" not in frame.filename)  # in code of ours
         step = f"{last.name} ({os.path.basename(last.filename)}, line {last.lineno})"

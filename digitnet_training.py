@@ -178,8 +178,7 @@ class TrainState:
         self.model = model
         self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-        if warmup_fraction * steps == 1:  # OneCycleLR would divide by zero
-            warmup_fraction = 0.0
+        warmup_fraction *= warmup_fraction * steps != 1  # OneCycleLR would divide by zero
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=lr, total_steps=steps, pct_start=warmup_fraction
         )
