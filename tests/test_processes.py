@@ -5,14 +5,13 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from conftest import DRAW, PIPES, PYTHON, ROOT, WITHOUT_MAKE, call, slow
+from conftest import DRAW, PIPES, PYTHON, ROOT, WITHOUT_MAKE, call
 
 from digitnet_cli import UserError, first_line
 from digitnet_machine import alone_in, open_pool
@@ -27,23 +26,6 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(built, 
     assert done.code == 1
     assert done.err == f"{name}: another run is writing to {tmp_path}: wait until it ends, or name another\n"
     assert {path.name for path in tmp_path.iterdir()} == {".lock", ".new.1"}
-
-
-@slow
-def test_trainings_on_several_processes_share_a_machine(chain, tmp_path):
-    """Two at once, and the port that torchrun takes by default is in use."""
-    with socket.socket() as taken:
-        with contextlib.suppress(OSError):  # another program has it
-            taken.bind(("", 29500))
-            taken.listen()
-        settings = [f"PYTHON={PYTHON}", f"DATA={chain.data}", "NPROC=2", "EPOCHS=1", "BATCH=64", "THREADS=1"]
-        command = ["make", "-C", ROOT, "train", "TRAIN=6", "VAL=3", *settings]
-        outs = [tmp_path / name for name in "ab"]
-        running = [subprocess.Popen([*command, f"OUT={out}"], env=WITHOUT_MAKE, **PIPES) for out in outs]
-        for process in running:
-            _, errors = process.communicate(timeout=280)
-            assert process.returncode == 0, errors
-    assert len({(out / "digitnet_best.pth").read_bytes() for out in outs}) == 1
 
 
 def marked(mark):

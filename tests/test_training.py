@@ -4,13 +4,11 @@
 import importlib
 import json
 import math
-import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PYTHON, ROOT, TORCHRUN, Chain, call, run, slow
+from conftest import ROOT, TORCHRUN, Chain, call, run
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells, normalize
@@ -90,24 +88,6 @@ def test_two_processes_train_as_one_that_normalises_their_shares(built, two, mon
         assert (weights[name] - value).norm() < 0.05 * value.norm(), name
 
 
-@slow
-def test_two_machines_train_as_two_processes_do(built, two, tmp_path):
-    """Both machines are this one: each has its own torchrun, with torchrun's own options."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meeting = ("--nnodes", 2, "--master-addr", "127.0.0.1", "--master-port", port)
-    launcher = (PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", 1, *meeting)
-    training = (ROOT / "03_Training.py", "--data", built.data, *OPTIONS, "--out")
-    commands = [(*launcher, "--node-rank", rank, *training, tmp_path / str(rank)) for rank in range(2)]
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda command: run(*command), commands))
-    assert [result.code for result in results] == [0, 0], [result.err for result in results]
-    saved = [folder / "digitnet_best.pth" for folder in (two, tmp_path / "0")]
-    assert saved[0].read_bytes() == saved[1].read_bytes()
-    assert not (tmp_path / "1").exists()  # the first process saves
-
-
 def test_a_batch_without_equal_shares_and_other_cells_are_refused(monkeypatch):
     processes = Processes()
     monkeypatch.setattr(processes, "world_size", 2)
@@ -119,7 +99,6 @@ def test_a_batch_without_equal_shares_and_other_cells_are_refused(monkeypatch):
 
 
 def test_make_nproc_trains_with_torchrun(built, tmp_path):
-    """tests/test_processes.py has two such trainings."""
     result = built.make("-n", "train", f"OUT={tmp_path}/out", "NPROC=2")
     assert result.code == 0, result.err
     assert "torch.distributed.run --standalone --nproc-per-node 2 03_Training.py" in result.out
