@@ -117,9 +117,11 @@ def load_photo(path: Path | str) -> np.ndarray:
     """
     content = np.frombuffer(Path(path).read_bytes(), np.uint8)
     try:
-        photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
-        if photo is not None and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
-            photo = lay_on_white(cv2.imdecode(content, cv2.IMREAD_UNCHANGED), photo)
+        photo = None
+        if len(content) and content[:2].tobytes() != b"\xff\xd8":  # a JPEG is never transparent
+            photo = lay_on_white(cv2.imdecode(content, cv2.IMREAD_UNCHANGED))
+        if len(content) and photo is None:
+            photo = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
     except cv2.error as error:  # more pixels than OpenCV reads, above all
         raise UserError(
             f"{path} is too large or damaged for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
@@ -131,16 +133,16 @@ def load_photo(path: Path | str) -> np.ndarray:
     return photo
 
 
-def lay_on_white(image: np.ndarray | None, grey: np.ndarray) -> np.ndarray:
-    """Return what is seen of a transparent `image` on white paper, uint8 [H, W], or `grey` if it is opaque.
+def lay_on_white(image: np.ndarray | None) -> np.ndarray | None:
+    """Return what is seen of a transparent `image` on white paper, uint8 [H, W], or None if it is opaque.
 
     An image without any opacity, as Windows' clipboard gives, has no use of it, and counts as opaque.
     """
     if image is None or image.shape[2:] != (4,) or image.dtype.kind != "u":
-        return grey
+        return None
     white = np.iinfo(image.dtype).max
     if (opacity := image[..., 3]).min() == white or opacity.max() == 0:
-        return grey
+        return None
     seen = np.empty(image.shape[:2], np.uint8)
     for y in range(len(image)):  # row by row, because float32 takes four times the memory
         colour = image[y : y + 1].astype(np.float32) / white
