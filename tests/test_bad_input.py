@@ -12,7 +12,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from bad_input import CASES, ONNX
+from bad_input import CASES, ONNX, PARITY
 from conftest import PYTHON, ROOT, call, copy_product, draw_boards, run
 
 BAR = re.compile(r"[\w /]+: +\d+%\|")  # tqdm's
@@ -56,7 +56,7 @@ def test_bad_input_is_reported_in_one_line_and_nothing_is_lost(sound, tmp_path, 
     reasons = printed[1:] if command[0] == "04_Parity.py" and "is not the model of" in printed[0] else []
     assert len(printed) == 1 + len(reasons) and all(line.startswith("  ") for line in reasons), printed
     after = snapshot(folder)
-    if command[0] == "04_Parity.py" and code == 1:  # the verdict of before is no loss: it must not outlast this one
+    if command == PARITY and code == 1:  # the verdict of before is no loss: it must not outlast this one
         before.pop("artifacts/parity.json")
         assert b'"passed": true' not in after.pop("artifacts/parity.json", b"")
         before.pop("artifacts/parity.txt")
