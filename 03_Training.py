@@ -76,7 +76,7 @@ RECIPES = {
     ),
 }
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
-MAX_TRAINING_THREADS = 4  # by default: a step has too little work for more; processes share it better (make NPROC=N)
+MAX_TRAINING_THREADS = 4  # by default: a step has too little work for more
 
 
 def parse_args() -> argparse.Namespace:
@@ -177,7 +177,7 @@ def fit(
         train_seconds = time.perf_counter() - epoch_start
         val = training.evaluate(state.ema.module, val_cells, args.label_smoothing)
         if not math.isfinite(loss + val["loss"]):
-            raise UserError(f"the loss is not finite in epoch {epoch}: nothing was saved; try a lower --lr")
+            raise UserError(f"the loss is not finite in epoch {epoch}: no weights were written; try a lower --lr")
         seconds = time.perf_counter() - start
         record = {"epoch": epoch, "train_loss": loss, "val": val, "images": args.steps * args.batch_size}
         history.append(record | {"train_seconds": round(train_seconds, 3), "seconds": round(seconds, 2)})
@@ -229,13 +229,20 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     try:
         with contextlib.nullcontext() if processes.rank else alone_in(args.out):
             best_state, history = fit(args, train_cells, val_cells, run, checkpoint, processes)
+            if processes.rank == 0:
+                report = {"settings": settings, "data": data, "epochs": history}
+                save_best(args, best_state, report, val_cells, weights)
+                checkpoint.unlink(missing_ok=True)
+                print(f"Saved: {weights}")
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
-        if checkpoint.exists() and processes.rank == 0:
+        if processes.rank == 0 and training.read_checkpoint(checkpoint, run):
             print(f"\nThe same command continues after the last whole epoch ({checkpoint})", file=sys.stderr)
         raise
-    if processes.rank:
-        return
-    best = best_epoch(history)
+
+
+def save_best(args: argparse.Namespace, best_state: dict, report: dict, val_cells: Cells, weights: Path) -> None:
+    """Calibrate the best epoch's model; write training.json, which adds to `report`, and the weights."""
+    best = best_epoch(report["epochs"])
     print(f"Best val acc: {accuracy(best):.4f}\n  epoch {best['epoch']}: {count_wrong(best['val'])} wrong")
     model = NETWORKS[args.model]()
     model.load_state_dict(best_state)
@@ -244,11 +251,9 @@ def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None
     # include 0, so with a maximum of 0 nothing is clipped. A shift changes no probability.
     shift = -training.logits_of(model, val_cells.pixels).max().item()
     training.change_logits(model, shift=shift)
-    report = {"settings": settings, "best_epoch": best["epoch"], "logit_scale": scale, "logit_shift": shift}
-    write_json(args.out / "training.json", report | {"data": data, "epochs": history, "run": describe_run()})
+    report |= {"best_epoch": best["epoch"], "logit_scale": scale, "logit_shift": shift, "run": describe_run()}
+    write_json(args.out / "training.json", report)
     training.save_weights(model.state_dict(), weights)  # last: make takes this file as a sign that both are there
-    checkpoint.unlink(missing_ok=True)
-    print(f"Saved: {weights}")
 
 
 def calibrate(model: torch.nn.Module, folder: Path) -> float:

@@ -217,7 +217,7 @@ CASES = {
     "huge batch": (
         nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 exceeds the number of cells"),
     "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 gives BatchNorm no variance: use 2"),
-    "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "the loss is not finite in epoch 1: nothing was saved"),
+    "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "not finite in epoch 1: no weights were written"),
     # where an input would be replaced
     **{f"{option} is an input": (nothing, [*command, option, path], 1, f"{path} would replace")
        for command, option, path in [

@@ -28,6 +28,21 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_loses_nothing(built, 
     assert {path.name for path in tmp_path.iterdir()} == {".lock", ".new.1"}
 
 
+def test_training_is_alone_until_its_last_file_is_written(built, tmp_path, monkeypatch):
+    real, tried = Path.unlink, []
+
+    def unlink(path, missing_ok=False):
+        if path.name == ".digitnet_state.pth":
+            with pytest.raises(UserError, match="another run is writing to"):
+                alone_in(tmp_path)
+            tried.append((tmp_path / "digitnet_best.pth").exists())
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    options = ("--data", built.data, "--out", tmp_path, "--epochs", 1, "--threads", 1, "--train-only")
+    assert call("03_Training.py", *options).code == 0 and tried == [True]
+
+
 def marked(mark):
     """Return the ids of the processes that have `mark` among their variables."""
     found = []
