@@ -7,7 +7,7 @@ import pytest
 import pages
 from pages import effects, marks
 from pages.camera import take_photo
-from pages.fonts import HANDS, draw_glyphs, load_fonts, load_hands
+from pages.fonts import load_fonts, load_hands
 from pages.newspaper import EDGE, PAGE, STEP
 from pages.pens import Sheet, pick_pen
 from pages.pens import cells_of as board_cells
@@ -83,27 +83,3 @@ def test_handwriting_is_in_the_cells_that_are_not_printed():
     marks.hand(sheet, np.random.default_rng(1))
     inked = (cells_of(sheet.page)[:, 12:-12, 12:-12] < 0.8).mean(axis=(1, 2)) > 0.02
     assert np.flatnonzero(inked).tolist() == written.tolist()
-
-
-def test_a_dark_theme_inverts_light_and_dark():
-    sheet = bare_sheet([])
-    sheet.page[:] = np.linspace(0.1, 1, PAGE, dtype=np.float32)
-    effects.dark(sheet, np.random.default_rng(1))
-    assert (np.diff(sheet.page[0]) < 0).all() and sheet.page.max() <= 1
-
-
-def test_a_curl_leaves_the_corners_where_they_are():
-    for seed in range(8):
-        shift = effects.curl(101, np.random.default_rng(seed))
-        assert np.abs(shift[[0, 0, -1, -1], [0, -1, 0, -1]]).max() < 1e-6
-        assert 0.01 < np.abs(shift).max() <= 0.65
-
-
-def test_handwriting_has_nine_different_digits_and_its_own_faces_for_validation():
-    train, val = ({font.family for font in load_hands(split)} for split in ("train", "val"))
-    assert len(train) >= 4 and val and not train & val and train | val == {*HANDS["train"], *HANDS["val"]}
-    for split in ("train", "val"):
-        for font in load_hands(split):
-            glyphs = draw_glyphs(font.upright[0], np.random.default_rng(0))
-            assert len(glyphs) == 9
-            assert min(np.abs(glyphs[i] - glyphs[j]).mean() for i in range(9) for j in range(i)) > 0.01

@@ -83,17 +83,6 @@ def test_the_model_file_works_alone_beside_scripts_of_others(built, tmp_path):
     assert result.out.splitlines() == ["[2, 10]", "['digitnet_model']"]
 
 
-def test_light_and_contrast_hardly_change_what_digitnetv2_sees(v2, cells):
-    brighter, fainter = cells + 30, cells // 2 + 100  # fainter: half the contrast, rounded
-    standardize = v2.net[0]
-    with torch.inference_mode():
-        torch.testing.assert_close(v2(normalize(brighter)), v2(normalize(cells)), atol=1e-3, rtol=1e-3)
-        seen, seen_fainter = standardize(normalize(cells)), standardize(normalize(fainter))
-        scale = (seen * seen_fainter).sum() / (seen * seen).sum()
-        assert 0.7 < scale < 1, "half the contrast should lose a little, because of eps"
-        assert (seen_fainter - scale * seen).abs().max() < 0.05
-
-
 def test_a_flat_cell_is_the_same_at_every_brightness_and_faint_texture_stays_near_it(v2):
     flat = torch.full((3, 1, 28, 28), 0.0) + torch.tensor([0, 128, 255]).view(3, 1, 1, 1)
     with torch.inference_mode():

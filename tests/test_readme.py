@@ -80,20 +80,6 @@ def test_no_command_hides_in_a_block_that_is_not_read():
     assert others and not [body for body in others if re.search(r"^(\$ |make\b|python3 |pip )", body, re.MULTILINE)]
 
 
-@pytest.mark.parametrize(
-    ("command", "complaint"),
-    [
-        ("make nosuchtarget", "nosuchtarget"),
-        ("python3 03_Training.py --sead 1", "unrecognized arguments: --sead"),
-        ("python3 07_Nothing.py", "No such file"),
-        ("frobnicate data", "not found"),
-    ],
-)
-def test_a_wrong_command_fails(copy: Copy, command: str, complaint: str):
-    result = copy.run(command)
-    assert result.returncode and complaint in result.stderr
-
-
 def test_every_source_file_names_its_licence():
     folders = ("", "pages", "reading", "tools", "bench", "tests")
     sources = [ROOT / "Makefile", *(path for folder in folders for path in (ROOT / folder).glob("*.py"))]
