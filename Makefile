@@ -94,11 +94,12 @@ TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
 CHECKING   := 04_Parity.py digitnet_parity.py digitnet_boards.py $(wildcard pages/*.py) $(SHARED)
 READING    := 05_Evaluate.py digitnet_pictures.py digitnet_boards.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
 PREPARED   := $(DATA)/prepared.json
-LABELS     := $(wildcard $(addprefix $(or $(REAL),data/real)/,labels.csv photos/photos.csv))
+REAL_TABLES := $(shell $(call option,cksum,$(or $(REAL),data/real)/labels.csv) $(call option,,$(or $(REAL),data/real)/photos/photos.csv) 2> /dev/null)
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(addprefix $(OUT)/,parity.txt parity.json golden.npz)
-EVALUATION := $(addprefix $(OUT)/,evaluation.txt evaluation.json confusion_matrix.png learning_curve.png misread_cells.png training_cells.png)
+EVALUATION := $(addprefix $(OUT)/,evaluation.txt evaluation.json confusion_matrix.png misread_cells.png training_cells.png \
+	$(if $(filter %photos.csv,$(REAL_TABLES)),misread_photos.png) $(if $(wildcard $(OUT)/training.json),learning_curve.png))
 SUMMARY    := $(OUT)/summary.txt
 
 # Data that 02_PrepareData.py did not make are used unchanged; make watches their folders.
@@ -143,7 +144,7 @@ $(PARITY) &: $(CHECKING) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
 
 EVALUATE := $(call option,--onnx,$(ONNX)) $(call option,--data,$(DATA)) $(call option,--real,$(REAL)) \
 	$(call option,--min-accuracy,$(MIN_VAL_ACCURACY))
-$(EVALUATION) &: $(READING) $(LABELS) $(ONNX) $(PREPARED) | $(INSTALLED)
+$(EVALUATION) &: $(READING) $(OUT)/.evaluation $(ONNX) $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" $< $(EVALUATE) $(call option,--out,$(OUT))
 
 ## check       fail below MIN_VAL_ACCURACY, or if over one camera page in a hundred or any verified photo is misread
@@ -167,12 +168,16 @@ $(SUMMARY): $(PARITY) $(EVALUATION)
 # rebuilds the weights and what depends on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
 TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
-$(call differs,$(DATA)/.settings,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)): FORCE
+EVALUATION_SETTINGS := MIN_VAL_ACCURACY=$(MIN_VAL_ACCURACY) REAL=$(REAL) $(REAL_TABLES)
+$(call differs,$(DATA)/.settings,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)) \
+$(call differs,$(OUT)/.evaluation,$(EVALUATION_SETTINGS)): FORCE
 write = @$(call option,mkdir -p,$(@D)); $(call option,echo,$(1)) > $(call option,,$@)
 $(DATA)/.settings:
 	$(call write,$(DATA_SETTINGS))
 $(OUT)/.settings:
 	$(call write,$(TRAIN_SETTINGS))
+$(OUT)/.evaluation:
+	$(call write,$(EVALUATION_SETTINGS))
 
 # --- environments: tools/venv.py makes, fills and checks them ---
 # .installed names the Python that it was made with, which an upgrade of the system may take away or change.
@@ -215,7 +220,7 @@ doctor:
 DRAWN := train val calibration grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py
 clean:
 	rm -rf build $(foreach file,$(SUMMARY) $(EVALUATION) $(PARITY) $(ONNX) $(WEIGHTS) $(wildcard $(OUT)/.*_state.pth) \
-		$(addprefix $(OUT)/,misread_photos.png training.json .settings .check) \
+		$(addprefix $(OUT)/,misread_photos.png learning_curve.png training.json .settings .evaluation .check) \
 		$(if $(wildcard $(DATA)/.made-by-02_PrepareData.py),$(wildcard $(addprefix $(DATA)/,$(DRAWN)))),$(call option,,$(file)))
 	@$(call option,rmdir,$(OUT)) 2> /dev/null || true
 

@@ -219,10 +219,11 @@ def chain(built: Chain, tmp_path: Path) -> Chain:
     shutil.copytree(built.data, folder / "data", copy_function=link_cell)
     for part in ("artifacts", "real"):
         shutil.copytree(built.folder / part, folder / part, copy_function=shutil.copy2)
-    stamp = folder / "artifacts" / ".settings"  # it names the folder of the data, so the copy's is another setting
-    time = stamp.stat().st_mtime_ns
-    stamp.write_text(stamp.read_text().replace(str(built.folder), str(folder)))
-    os.utime(stamp, ns=(time, time))
+    for name in (".settings", ".evaluation"):  # they name the folders of the data, so the copy's are other settings
+        stamp = folder / "artifacts" / name
+        time = stamp.stat().st_mtime_ns
+        stamp.write_text(stamp.read_text().replace(str(built.folder), str(folder)))
+        os.utime(stamp, ns=(time, time))
     return Chain(folder, folder / "data", folder / "artifacts", built.result)
 
 

@@ -80,6 +80,8 @@ def test_changed_epochs_rebuild_the_weights_and_what_depends_on_them(chain, touc
         ("evaluation.json", {"summary.txt"} | EVALUATION),
         ("evaluation.txt", {"summary.txt"} | EVALUATION),
         ("misread_cells.png", {"summary.txt"} | EVALUATION),
+        ("misread_photos.png", {"summary.txt"} | EVALUATION),
+        ("learning_curve.png", {"summary.txt"} | EVALUATION),
         ("summary.txt", {"summary.txt"}),
     ],
 )
@@ -91,6 +93,24 @@ def test_one_lost_artifact_is_remade_with_what_depends_on_it_alone(chain, touch,
     after = times(chain.out)
     assert sorted(after) == ARTIFACTS
     assert {name for name in after if after[name] != before[name]} == remade
+
+
+def test_without_the_record_of_training_make_still_comes_to_an_end(chain, touch):
+    for name in ("training.json", "learning_curve.png"):
+        (chain.out / name).unlink()
+    assert "Nothing to be done for 'all'" in chain.make(f"PYTHON={touch}").out
+
+
+def test_other_boards_or_another_bound_are_evaluated(chain, touch):
+    shutil.copytree(chain.folder / "real", chain.folder / "my real")
+    for setting in (f"REAL={chain.folder}/my real", "MIN_VAL_ACCURACY=50"):
+        touch.with_name("calls").write_text("")
+        assert chain.make(setting, f"PYTHON={touch}").code == 0
+        assert touch.with_name("calls").read_text().startswith("05_Evaluate.py ")
+        assert "Nothing to be done for 'all'" in chain.make(setting, f"PYTHON={touch}").out
+    with (chain.folder / "real" / "labels.csv").open("a") as file:
+        file.write("\n")
+    assert "05_Evaluate.py" in chain.make("-n").out
 
 
 def test_a_report_of_a_script_that_fails_is_removed(chain, tmp_path):
