@@ -183,7 +183,8 @@ def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> lis
     lines = read_puzzles(args.puzzles)
     own = list(lines)
     chosen = [own[i] for i in np.random.default_rng(args.seed).permutation(len(own))[:needed]]
-    judged = tqdm(pool.map(judge_puzzle, chosen, chunksize=4), "check puzzles", unit=" puzzles", total=len(chosen))
+    judged = pool.map(judge_puzzle, chosen, chunksize=4)
+    judged = tqdm(judged, "check puzzles", unit=" puzzles", total=len(chosen), disable=not chosen)
     for puzzle, problem in zip(chosen, judged, strict=True):
         if problem:
             raise UserError(f"{args.puzzles}, line {lines[puzzle]}: {problem}: correct or remove the line")

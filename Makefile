@@ -109,7 +109,7 @@ PREPARED := $(wildcard $(foreach split,train val,$(addprefix $(DATA)/$(split),/.
 endif
 endif
 
-.PHONY: all data train export parity golden evaluate read check real test test-all lint bench bench-quick smoke doctor clean help FORCE
+.PHONY: all data train export parity golden evaluate check read real test test-all lint bench bench-quick smoke doctor clean help FORCE
 
 ## all         data, train, export, parity, golden, evaluate, and a summary (the default)
 all: $(SUMMARY)

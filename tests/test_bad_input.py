@@ -89,7 +89,7 @@ def test_a_python_without_the_packages_is_reported_in_one_line(name):
 
 
 MAKE_CASES = {
-    "a space in a name": (["clean", "OUT=my results"], "OUT=my results has a space in it"),
+    "a space in a name": (["clean", "OUT=my results"], "OUT=my results has a space or one of"),
     "EPOCHS=0": (["train", "EPOCHS=0"], "--epochs: '0' is not a whole number from 1 to"),
     "BATCH=-8": (["train", "BATCH=-8"], "--batch-size"),
     "SEED=x": (["train", "SEED=x"], "--seed: 'x'"),

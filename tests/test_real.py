@@ -146,7 +146,7 @@ def test_make_real_asks_for_the_clone_and_make_clean_keeps_what_it_makes(dataset
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     result = run("make", "real", "VENV=", cwd=tmp_path)
-    assert result.code == 2 and "make real DATASET=" in result.err and not (tmp_path / "data").exists()
+    assert result.code == 2 and "make real needs DATASET=" in result.err and not (tmp_path / "data").exists()
     result = run("make", "real", f"DATASET={dataset[0]}", f"PYTHON={PYTHON}", cwd=tmp_path)
     assert result.code == 0, result.err
     made = snapshot(tmp_path / "data" / "real")

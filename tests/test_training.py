@@ -101,7 +101,7 @@ def test_a_batch_without_equal_shares_and_other_cells_are_refused(monkeypatch):
 def test_make_nproc_trains_with_torchrun(built, tmp_path):
     result = built.make("-n", "train", f"OUT={tmp_path}/out", "NPROC=2")
     assert result.code == 0, result.err
-    assert "torch.distributed.run --standalone --nproc-per-node 2 03_Training.py" in result.out
+    assert "torch.distributed.run --standalone --nproc-per-node '2' 03_Training.py" in result.out
 
 
 def test_a_share_of_a_batch_is_augmented_as_within_the_batch():
