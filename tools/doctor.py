@@ -80,7 +80,7 @@ def check_system() -> Iterator[tuple]:
     yield "threads", judge(f"{cores} cores, OMP_NUM_THREADS {threads}", (bad, "warn", cure))
     rounds, hides = "it rounds to 8 bits, and `make parity` fails", "it can hide the environment's own packages"
     for name, pattern, effect in (("fast math", r"\w+_DEFAULT_FPMATH_MODE", rounds), ("variables", FOREIGN, hides)):
-        found = [n for n, v in os.environ.items() if re.fullmatch(pattern, n) and v.upper() not in ("", "STRICT")]
+        found = sorted(n for n, v in os.environ.items() if re.fullmatch(pattern, n) and v.upper() not in ("", "STRICT"))
         seen = ", ".join(f"{name}={os.environ[name]}" for name in found) or "none set"
         yield name, judge(seen, (found, "warn", f"unset {' '.join(found)}: {effect}"))
 
