@@ -57,12 +57,7 @@ def parse_args() -> argparse.Namespace:
     add("--max-abs", type=positive_float, default=1e-3, help="largest absolute difference of logits allowed")
     add("--golden", type=Path, metavar="FILE", help="compare with these golden vectors: needs no weights, data, torch")
     add("--write-golden", type=Path, metavar="FILE", help="write golden vectors there once parity has passed")
-    add(
-        "--report",
-        type=Path,
-        metavar="FILE",
-        help="JSON report (parity.json or golden.json beside --onnx)",
-    )
+    add("--report", type=Path, metavar="FILE", help="JSON report (parity.json or golden.json beside --onnx)")
     args = parser.parse_args()
     if args.golden and args.write_golden:
         parser.error("--golden checks and --write-golden writes: give one of them")

@@ -13,7 +13,7 @@ $(error this Makefile works only in its own folder: run `make -C FOLDER` with th
 endif
 
 # --- settings: make NAME=VALUE; environment variables of these names are not used ---------------
-#= PROFILE      tutorial: the tutorial's pages and network; photo: pages like photos of newspapers, and their network
+#= PROFILE      tutorial: the chapter's pages and network; photo: pages like photos of newspapers, and their network
 PROFILE := tutorial
 #= EPOCHS       passes over the training cells (empty: the script's default, as in the next lines)
 EPOCHS :=
@@ -200,8 +200,8 @@ lint: | $(DEV_INSTALLED)
 	"$(PYTHON)" -m mypy
 	"$(PYTHON)" -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/test.yml
 
-## bench       measure speed: the tutorial's way and ours, time to its accuracy, each script, inference, processes
-## bench-quick the tutorial's way and ours, and inference, in under a minute; rough
+## bench       measure speed: the chapter's way and ours, time to its accuracy, each script, inference, processes
+## bench-quick the chapter's way and ours, and inference, in under a minute; rough
 bench bench-quick: $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" bench/bench.py $(call option,--data,$(DATA)) $(if $(filter bench-quick,$@),--quick --out build/bench-quick)
 

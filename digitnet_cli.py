@@ -57,9 +57,8 @@ def prepare_process() -> None:
 
 def open_streams() -> None:
     """Make stdout and stderr accept any text, even if they are closed or have another encoding."""
-    while (
-        unused := os.open(os.devnull, os.O_RDWR)
-    ) < 3:  # else a file would be opened as fd 1, and C code print into it
+    # A closed fd 1 or 2 would be reused for the next file, and C code would write into that.
+    while (unused := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(unused)
     null = Path(os.devnull)

@@ -14,7 +14,7 @@ from reading.grid import Board
 from reading.ink import Ink
 from reading.rules import Rules
 
-STEP = 75  # pixels of a cell of the tutorial's page
+STEP = 75  # pixels of a cell of the chapter's page
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial's later chapters, in short, on our artifacts: they use no code of ours but DigitNet's class.
+"""The later chapters, in short, on our artifacts: they use no code of ours but DigitNet's class.
 
 INT8 is the exception: the code of docs/quantization.md quantises.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One network is the tutorial's; the other keeps its budget and contract; only their own weights load."""
+"""One network is the chapter's; the other keeps its budget and contract; only their own weights load."""
 
 import shutil
 import sys
@@ -66,7 +66,7 @@ def test_digitnetv2_costs_no_more_multiply_adds_than_digitnet():
 
 
 def test_the_model_file_works_alone_beside_scripts_of_others(built, tmp_path):
-    """As in the tutorial's later chapters: only this file is copied, torch is the only package, nothing is hooked."""
+    """As in the later chapters: only this file is copied, torch is the only package, nothing is hooked."""
     shutil.copy(ROOT / "digitnet_model.py", tmp_path)
     (tmp_path / "later.py").write_text(
         "import sys, torch\n"

@@ -64,7 +64,7 @@ def test_labels_places_and_crop_margins_are_right(built):
         places = zip(cells.boards, cells.places, strict=True)
         found = dict(zip(places, zip(cells.labels, cells.pixels, strict=True), strict=True))
         pages = read_pages(built.data / "grids" / f"{split}.csv")
-        views, newspapers = (2 * puzzles, 4 * puzzles) if split == "train" else (0, 0)  # after the tutorial's pages
+        views, newspapers = (2 * puzzles, 4 * puzzles) if split == "train" else (0, 0)  # after the chapter's pages
         assert len(pages) == 2 * puzzles + views + newspapers and len(found) == len(pages) * 81
         assert [page.file[:6] for page in pages[: 2 * puzzles : 2]] == [f"{n:06d}" for n in range(puzzles)]
         for page in pages[: 2 * puzzles]:

@@ -23,7 +23,7 @@ def read(*options, cwd=ROOT):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Prints of the tutorial's page: unchanged, turned, light on dark, transparent, with a changed digit, blank."""
+    """Prints of the chapter's page: unchanged, turned, light on dark, transparent, with a changed digit, blank."""
     folder = tmp_path_factory.mktemp("photos")
     puzzle = draw_puzzle(np.random.default_rng(23))
     page, corners = draw_page(puzzle, "Rubik")
