@@ -83,7 +83,7 @@ def find_board(photo: np.ndarray) -> Board | None:
 
 
 def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
-    """Return the best board that a mask of ink proposes, pulled to the lines; of several boards, the largest."""
+    """Return the best board that a mask of ink proposes, refined at its lines; of several boards, the largest."""
 
     def scored(board: Board) -> Board:
         return board._replace(score=grid.grid_score(pyramid, board))

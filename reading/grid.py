@@ -12,7 +12,7 @@ BORDER = 1  # cells around the board that are examined with it
 LEAST_CONTRAST = 2.0  # grey levels between a line and its paper, without noise
 # --- the score of a place
 SCORE_CELL = 16  # pixels per cell for scoring: enough to distinguish a line from a digit
-EDGE_SEEN = 0.4, 0.8  # of an edge's middle that is dark: not an edge (as a digit's stroke), a whole edge
+EDGE_SEEN = 0.4, 0.8  # dark fraction of an edge: below the first no line, above the second a full line
 BOX_INK = 0.1  # weight of the ink of box lines: small, it only decides between places one cell apart
 LINES_GO_ON = 0.2  # weight of lines that continue beyond one side: small, as text or a board may touch it
 LINES_GO_ON_TWICE = 0.3  # weight of those beyond a second side: larger, as in a part of a larger grid
@@ -21,7 +21,7 @@ WEAKEST_LINE = 2.0  # times the visible part of the faintest line: it may be hal
 PULL_CELL = 28  # pixels per cell for measuring lines
 REACH = 0.42  # of a cell: largest offset at which a line is searched; from half a cell on, it is another line
 LINE_LENGTH = 1.2  # cells along which a line is averaged at a crossing: about half an edge to each side
-NEARER = 0.3  # part that an offset of REACH takes from a line: of two equal lines, the nearer wins
+NEARER = 0.3  # score penalty at offset REACH, so the nearer of two equal lines wins
 MAX_MOVES = 5  # of the corners
 STILL = 0.01  # cells: a move below this ends the pulling
 DEGREE = 3  # of the polynomials in x and y that describe bent paper: enough for a page that bends back at its fold
