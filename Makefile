@@ -126,7 +126,7 @@ golden: $(OUT)/golden.npz
 ## evaluate    count and draw the ONNX file's errors: held-out cells, camera pages, real boards and photos
 evaluate: $(EVALUATION)
 
-$(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.settings | $(INSTALLED)
+$(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.drawing | $(INSTALLED)
 	"$(PYTHON)" $< --style $(PROFILE) $(call option,--out,$(DATA)) $(call option,--seed,$(SEED)) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
@@ -169,10 +169,10 @@ $(SUMMARY): $(PARITY) $(EVALUATION)
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
 TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
 EVALUATION_SETTINGS := MIN_VAL_ACCURACY=$(MIN_VAL_ACCURACY) REAL=$(REAL) $(REAL_TABLES)
-$(call differs,$(DATA)/.settings,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)) \
+$(call differs,$(DATA)/.drawing,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)) \
 $(call differs,$(OUT)/.evaluation,$(EVALUATION_SETTINGS)): FORCE
 write = @$(call option,mkdir -p,$(@D)); $(call option,echo,$(1)) > $(call option,,$@)
-$(DATA)/.settings:
+$(DATA)/.drawing:
 	$(call write,$(DATA_SETTINGS))
 $(OUT)/.settings:
 	$(call write,$(TRAIN_SETTINGS))
@@ -217,7 +217,7 @@ doctor:
 	@"$(ANY_PYTHON)" -I tools/doctor.py $(if $(INSTALLED),$(call option,--venv,$(VENV)) $(call option,--base,$(PYTHON3)),--python "$(PYTHON)")
 
 ## clean       remove artifacts, drawn data and build/ (not the virtual environment, not your own files)
-DRAWN := train val calibration grids .new.* .old.* prepared.json .settings .made-by-02_PrepareData.py
+DRAWN := train val calibration grids .new.* .old.* prepared.json .drawing .made-by-02_PrepareData.py
 clean:
 	rm -rf build $(foreach file,$(SUMMARY) $(EVALUATION) $(PARITY) $(ONNX) $(WEIGHTS) $(wildcard $(OUT)/.*_state.pth) \
 		$(addprefix $(OUT)/,misread_photos.png learning_curve.png training.json .settings .evaluation .check) \

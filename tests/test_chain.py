@@ -126,7 +126,7 @@ def test_a_report_of_a_script_that_fails_is_removed(chain, tmp_path):
 def test_readers_own_data_are_used_as_they_are(chain, touch, snapshot):
     (chain.data / ".made-by-02_PrepareData.py").unlink()
     (chain.data / "prepared.json").unlink()
-    (chain.data / ".settings").unlink()
+    (chain.data / ".drawing").unlink()
     shutil.rmtree(chain.data / "grids")
     before = snapshot(chain.data)
     (chain.out / "digitnet_best.pth").unlink()

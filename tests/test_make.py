@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, copy_product, run
 
 
 def test_make_clean_removes_our_data_wherever_cdpath_leads(tmp_path):
@@ -118,3 +118,31 @@ def test_an_environment_is_filled_again_when_its_python_or_its_requirements_chan
 def test_pre_commit_runs_the_ruff_of_make_lint():
     (pin,) = re.findall(r"^ruff==(.*)$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert f"    rev: v{pin}\n" in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Return a folder with a stand-in for Python that writes what a script writes, and a call of make there."""
+    (tmp_path / "python").write_text("""#!/bin/sh
+for word; do case "$before" in --out) out="$word";; --weights) out="${word%/*}";; esac; before="$word"; done
+echo "$*" >> calls; mkdir -p "$out"; cd "$out"
+case "$*" in
+02*) mkdir train; names=".made-by-02_PrepareData.py prepared.json";;
+03*--train-only*) names="training.json digitnet_best.pth";; 03*) names=sudoku_digitnet.onnx;;
+04*) names="parity.txt parity.json golden.npz";;
+05*) names="evaluation.txt evaluation.json confusion_matrix.png learning_curve.png misread_cells.png training_cells.png"
+esac
+for name in $names; do echo ours > $name; done
+""")
+    (tmp_path / "python").chmod(0o755)
+    copy_product(tmp_path)
+    return tmp_path, lambda *words: run("make", "PYTHON=./python", *words, cwd=tmp_path)
+
+
+def test_data_and_results_may_be_in_one_folder(work):
+    folder, make = work
+    (folder / "link").symlink_to("same")
+    for names in (["DATA=same", "OUT=./same/"], ["DATA=same", "OUT=same"], ["DATA=same", "OUT=link"]):
+        done = make(*names)
+        assert done.code == 0 and not done.err and "Nothing to be done" in make(*names).out
+    assert make("DATA=same", "OUT=same", "clean").code == 0 and not (folder / "same").exists()
