@@ -93,7 +93,6 @@ DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) $(addprefix digitnet_,boa
 TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
 CHECKING   := 04_Parity.py digitnet_parity.py digitnet_boards.py $(wildcard pages/*.py) $(SHARED)
 READING    := 05_Evaluate.py digitnet_pictures.py digitnet_boards.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
-PREPARED   := $(DATA)/prepared.json
 REAL_TABLES := $(shell $(call option,cksum,$(or $(REAL),data/real)/labels.csv) $(call option,,$(or $(REAL),data/real)/photos/photos.csv) 2> /dev/null)
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
@@ -102,12 +101,11 @@ EVALUATION := $(addprefix $(OUT)/,evaluation.txt evaluation.json confusion_matri
 	$(if $(filter %photos.csv,$(REAL_TABLES)),misread_photos.png) $(if $(wildcard $(OUT)/training.json),learning_curve.png))
 SUMMARY    := $(OUT)/summary.txt
 
-# Data that 02_PrepareData.py did not make are used unchanged; make watches their folders.
-ifneq ($(wildcard $(DATA)/train),)
-ifeq ($(wildcard $(DATA)/.made-by-02_PrepareData.py),)
-PREPARED := $(wildcard $(foreach split,train val,$(addprefix $(DATA)/$(split),/. $(addprefix /,0 1 2 3 4 5 6 7 8 9))))
-endif
-endif
+# Data that 02_PrepareData.py did not make are used unchanged. A checksum of their names, sizes and dates is a setting.
+OWN_DATA := $(if $(wildcard $(DATA)/.made-by-02_PrepareData.py),,$(wildcard $(DATA)/train))
+PREPARED := $(if $(OWN_DATA),,$(DATA)/prepared.json)
+CELLS    := $(if $(OWN_DATA),$(shell find -L $(foreach part,train val calibration grids,$(call option,,$(DATA)/$(part))) -type f ! -name '.*' \
+	-printf '%p %s %T@\n' 2> /dev/null | LC_ALL=C sort | cksum))
 
 .PHONY: all data train export parity golden evaluate check read real test test-all lint bench bench-quick smoke doctor clean help FORCE
 
@@ -167,7 +165,8 @@ $(SUMMARY): $(PARITY) $(EVALUATION)
 # Settings stamps: remade only when a value differs from the file's, so that `make EPOCHS=12`
 # rebuilds the weights and what depends on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
-TRAIN_SETTINGS := MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA)
+TRAIN_SETTINGS := $(strip MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA) \
+	$(addprefix CELLS=,$(CELLS)))
 EVALUATION_SETTINGS := MIN_VAL_ACCURACY=$(MIN_VAL_ACCURACY) REAL=$(REAL) $(REAL_TABLES)
 $(call differs,$(DATA)/.drawing,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)) \
 $(call differs,$(OUT)/.evaluation,$(EVALUATION_SETTINGS)): FORCE

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Makefile in surroundings of all kinds."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -146,3 +147,20 @@ def test_data_and_results_may_be_in_one_folder(work):
         done = make(*names)
         assert done.code == 0 and not done.err and "Nothing to be done" in make(*names).out
     assert make("DATA=same", "OUT=same", "clean").code == 0 and not (folder / "same").exists()
+
+
+def test_own_cells_corrected_in_place_are_trained_on(work):
+    folder, make = work
+    for name in (f"my's/{split}/{label}/a b.png" for split in ("train", "val") for label in range(10)):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("cell")
+    settings = ["-j4", "DATA=my's", "OUT=out's"]
+    cell = folder / "my's/val/5/a b.png"
+    for text, seconds in (("cell", 0), ("else", -9), ("longer", 0)):  # an older file of the same size, another size
+        cell.write_text(text)
+        os.utime(cell, (1e9 + seconds,) * 2)
+        (folder / "calls").write_text("")
+        assert make(*settings).code == 0 and "--train-only" in (folder / "calls").read_text()
+        assert "Nothing to be done" in make(*settings).out
+    cell.rename(cell.with_name("b.png"))
+    assert "--train-only" in make("-n", *settings).out and "02_" not in (folder / "calls").read_text()
