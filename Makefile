@@ -8,9 +8,8 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 .DEFAULT_GOAL := all
 
 $(if $(filter grouped-target,$(.FEATURES)),,$(error this Makefile needs GNU Make 4.3 or newer, this is $(MAKE_VERSION)))
-ifneq ($(realpath .)/$(notdir $(lastword $(MAKEFILE_LIST))),$(realpath $(lastword $(MAKEFILE_LIST))))
-$(error this Makefile works only in its own folder: run `make -C FOLDER` with that)
-endif
+$(if $(subst <$(realpath .)/$(notdir $(lastword $(MAKEFILE_LIST)))>,,<$(realpath $(lastword $(MAKEFILE_LIST)))>), \
+	$(error this Makefile works only in its own folder: run `make -C FOLDER` with that))
 
 # --- settings: make NAME=VALUE; environment variables of these names are not used ---------------
 #= PROFILE      tutorial: the chapter's pages and network; photo: pages like photos of newspapers, and their network
@@ -100,12 +99,16 @@ PARITY     := $(addprefix $(OUT)/,parity.txt parity.json golden.npz)
 EVALUATION := $(addprefix $(OUT)/,evaluation.txt evaluation.json confusion_matrix.png misread_cells.png training_cells.png \
 	$(if $(filter %photos.csv,$(REAL_TABLES)),misread_photos.png) $(if $(wildcard $(OUT)/training.json),learning_curve.png))
 SUMMARY    := $(OUT)/summary.txt
+RESULTS    := $(WEIGHTS) $(ONNX) $(PARITY) $(SUMMARY) $(EVALUATION) $(addprefix $(OUT)/,training.json learning_curve.png misread_photos.png)
 
 # Data that 02_PrepareData.py did not make are used unchanged. A checksum of their names, sizes and dates is a setting.
 OWN_DATA := $(if $(wildcard $(DATA)/.made-by-02_PrepareData.py),,$(wildcard $(DATA)/train))
 PREPARED := $(if $(OWN_DATA),,$(DATA)/prepared.json)
 CELLS    := $(if $(OWN_DATA),$(shell find -L $(foreach part,train val calibration grids,$(call option,,$(DATA)/$(part))) -type f ! -name '.*' \
 	-printf '%p %s %T@\n' 2> /dev/null | LC_ALL=C sort | cksum))
+# So are weights, alone or with their ONNX file, that were in OUT before make's stamp, which names them.
+YOURS    := $(wildcard $(if $(file <$(OUT)/.settings),$(patsubst YOURS=%,$(OUT)/%,$(filter YOURS=%,$(file <$(OUT)/.settings))),$(RESULTS) $(OUT)/*_best.pth))
+IN_THE_WAY := $(filter-out $(if $(filter $(WEIGHTS),$(YOURS)),$(WEIGHTS) $(ONNX) $(OUT)/training.json),$(filter $(RESULTS),$(YOURS)))
 
 .PHONY: all data train export parity golden evaluate check read real test test-all lint bench bench-quick smoke doctor clean help FORCE
 
@@ -114,7 +117,7 @@ all: $(SUMMARY)
 ## data        draw puzzles, photograph them, cut the cells
 data: $(PREPARED)
 ## train       train, and keep the best epoch's weights
-train: $(WEIGHTS)
+train: $(WEIGHTS) $(OUT)/.settings
 ## export      write the ONNX file
 export: $(ONNX)
 ## parity      check that the ONNX file is the same model
@@ -128,21 +131,21 @@ $(DATA)/prepared.json: $(DRAWING) $(wildcard $(PUZZLES)) $(DATA)/.drawing | $(IN
 	"$(PYTHON)" $< --style $(PROFILE) $(call option,--out,$(DATA)) $(call option,--seed,$(SEED)) $(call option,--train,$(TRAIN)) \
 		$(call option,--val,$(VAL)) $(call option,--puzzles,$(PUZZLES))
 
-$(WEIGHTS): $(TRAINING) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
+$(filter-out $(YOURS),$(WEIGHTS)): $(TRAINING) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
 	$(or $(call option,$(TORCHRUN) --nproc-per-node,$(NPROC)),"$(PYTHON)") $< $(call option,--data,$(DATA)) $(call option,--out,$(OUT)) \
 		$(call option,--model,$(MODEL)) --train-only $(call option,--seed,$(SEED)) \
 		$(call option,--epochs,$(EPOCHS)) $(call option,--batch-size,$(BATCH)) $(call option,--threads,$(THREADS))
 
-$(ONNX): $(TRAINING) $(WEIGHTS) | $(INSTALLED)
+$(filter-out $(YOURS),$(ONNX)): $(TRAINING) $(WEIGHTS) $(OUT)/.settings | $(INSTALLED)
 	"$(PYTHON)" $< $(call option,--out,$(OUT)) $(call option,--model,$(MODEL)) --export-only
 
-$(PARITY) &: $(CHECKING) $(ONNX) $(WEIGHTS) $(PREPARED) | $(INSTALLED)
+$(PARITY) &: $(CHECKING) $(ONNX) $(WEIGHTS) $(PREPARED) $(OUT)/.settings | $(INSTALLED)
 	"$(PYTHON)" $< $(call option,--onnx,$(ONNX)) $(call option,--weights,$(WEIGHTS)) $(call option,--data,$(DATA)) \
 		$(call option,--write-golden,$(OUT)/golden.npz)
 
 EVALUATE := $(call option,--onnx,$(ONNX)) $(call option,--data,$(DATA)) $(call option,--real,$(REAL)) \
 	$(call option,--min-accuracy,$(MIN_VAL_ACCURACY))
-$(EVALUATION) &: $(READING) $(OUT)/.evaluation $(ONNX) $(PREPARED) | $(INSTALLED)
+$(EVALUATION) &: $(READING) $(OUT)/.evaluation $(OUT)/.settings $(ONNX) $(PREPARED) | $(INSTALLED)
 	"$(PYTHON)" $< $(EVALUATE) $(call option,--out,$(OUT))
 
 ## check       fail below MIN_VAL_ACCURACY, or if over one camera page in a hundred or any verified photo is misread
@@ -166,7 +169,7 @@ $(SUMMARY): $(PARITY) $(EVALUATION)
 # rebuilds the weights and what depends on them, and the same command again does nothing.
 DATA_SETTINGS  := PROFILE=$(PROFILE) TRAIN=$(TRAIN) VAL=$(VAL) SEED=$(SEED) PUZZLES=$(PUZZLES)
 TRAIN_SETTINGS := $(strip MODEL=$(MODEL) EPOCHS=$(EPOCHS) BATCH=$(BATCH) SEED=$(SEED) THREADS=$(THREADS) NPROC=$(NPROC) DATA=$(DATA) \
-	$(addprefix CELLS=,$(CELLS)))
+	$(addprefix CELLS=,$(CELLS)) $(patsubst $(OUT)/%,YOURS=%,$(YOURS)))
 EVALUATION_SETTINGS := MIN_VAL_ACCURACY=$(MIN_VAL_ACCURACY) REAL=$(REAL) $(REAL_TABLES)
 $(call differs,$(DATA)/.drawing,$(DATA_SETTINGS)) $(call differs,$(OUT)/.settings,$(TRAIN_SETTINGS)) \
 $(call differs,$(OUT)/.evaluation,$(EVALUATION_SETTINGS)): FORCE
@@ -174,6 +177,8 @@ write = @$(call option,mkdir -p,$(@D)); $(call option,echo,$(1)) > $(call option
 $(DATA)/.drawing:
 	$(call write,$(DATA_SETTINGS))
 $(OUT)/.settings:
+	@$(if $(IN_THE_WAY),$(call option,echo make:,$(firstword $(IN_THE_WAY)) is not make's: move it away or name another folder (OUT=)) >&2; exit 1)
+	@$(if $(filter $(WEIGHTS),$(YOURS)),$(call option,echo make:,$(WEIGHTS) is not make's: it is used as it is; to train name another folder (OUT=)))
 	$(call write,$(TRAIN_SETTINGS))
 $(OUT)/.evaluation:
 	$(call write,$(EVALUATION_SETTINGS))
@@ -218,8 +223,7 @@ doctor:
 ## clean       remove artifacts, drawn data and build/ (not the virtual environment, not your own files)
 DRAWN := train val calibration grids .new.* .old.* prepared.json .drawing .made-by-02_PrepareData.py
 clean:
-	rm -rf build $(foreach file,$(SUMMARY) $(EVALUATION) $(PARITY) $(ONNX) $(WEIGHTS) $(wildcard $(OUT)/.*_state.pth) \
-		$(addprefix $(OUT)/,misread_photos.png learning_curve.png training.json .settings .evaluation .check) \
+	rm -rf build $(foreach file,$(filter-out $(YOURS),$(RESULTS)) $(wildcard $(OUT)/.*_state.pth) $(addprefix $(OUT)/.,settings evaluation check) \
 		$(if $(wildcard $(DATA)/.made-by-02_PrepareData.py),$(wildcard $(addprefix $(DATA)/,$(DRAWN)))),$(call option,,$(file)))
 	@$(call option,rmdir,$(OUT)) 2> /dev/null || true
 

@@ -90,9 +90,9 @@ def test_a_python_without_the_packages_is_reported_in_one_line(name):
 
 MAKE_CASES = {
     "a space in a name": (["clean", "OUT=my results"], "OUT=my results has a space or one of"),
-    "EPOCHS=0": (["train", "EPOCHS=0"], "--epochs: '0' is not a whole number from 1 to"),
-    "BATCH=-8": (["train", "BATCH=-8"], "--batch-size"),
-    "SEED=x": (["train", "SEED=x"], "--seed: 'x'"),
+    "EPOCHS=0": (["train", "OUT=new", "EPOCHS=0"], "--epochs: '0' is not a whole number from 1 to"),
+    "BATCH=-8": (["train", "OUT=new", "BATCH=-8"], "--batch-size"),
+    "SEED=x": (["train", "OUT=new", "SEED=x"], "--seed: 'x'"),
     "an empty name": (["clean", "OUT="], "OUT= is empty"),
     "PROFILE=newspaper": (["PROFILE=newspaper"], "PROFILE=newspaper is neither tutorial nor photo"),
     "PUZZLES=nowhere": (["data", "DATA=new", "PUZZLES=nowhere.txt"], "nowhere.txt"),

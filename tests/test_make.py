@@ -125,11 +125,13 @@ def test_pre_commit_runs_the_ruff_of_make_lint():
 def work(tmp_path):
     """Return a folder with a stand-in for Python that writes what a script writes, and a call of make there."""
     (tmp_path / "python").write_text("""#!/bin/sh
-for word; do case "$before" in --out) out="$word";; --weights) out="${word%/*}";; esac; before="$word"; done
+for word; do
+    case "$before" in --out) out="$word";; --model) model="$word";; --weights) out="${word%/*}";; esac; before="$word"
+done
 echo "$*" >> calls; mkdir -p "$out"; cd "$out"
 case "$*" in
 02*) mkdir train; names=".made-by-02_PrepareData.py prepared.json";;
-03*--train-only*) names="training.json digitnet_best.pth";; 03*) names=sudoku_digitnet.onnx;;
+03*--train-only*) names="training.json ${model}_best.pth";; 03*) names=sudoku_digitnet.onnx;;
 04*) names="parity.txt parity.json golden.npz";;
 05*) names="evaluation.txt evaluation.json confusion_matrix.png learning_curve.png misread_cells.png training_cells.png"
 esac
@@ -164,3 +166,38 @@ def test_own_cells_corrected_in_place_are_trained_on(work):
         assert "Nothing to be done" in make(*settings).out
     cell.rename(cell.with_name("b.png"))
     assert "--train-only" in make("-n", *settings).out and "02_" not in (folder / "calls").read_text()
+
+
+def test_weights_of_another_script_are_used_and_never_overwritten_or_removed(work, snapshot):
+    folder, make = work
+    (folder / "artifacts").mkdir()
+    for name in ("digitnet_best.pth", "sudoku_digitnet.onnx"):  # first the weights alone, then both
+        (folder / "artifacts" / name).write_text("theirs")
+        theirs = snapshot(folder / "artifacts")
+        for words in (["train"], ["-j4", "SEED=1"], ["EPOCHS=3"], ["SEED=2", "parity"]):
+            done = make(*words)
+            assert done.code == 0 and "best.pth is not make's: it is used as it is; to train name" in done.out, done
+            assert "Nothing to be done" in make(*words).out
+            assert theirs.items() <= snapshot(folder / "artifacts").items()
+        assert (folder / "artifacts/sudoku_digitnet.onnx").exists() and make("clean").code == 0
+        assert snapshot(folder / "artifacts") == theirs
+    assert "--train-only" not in (folder / "calls").read_text()
+    done = make("MODEL=digitnetv2", "EPOCHS=1")
+    assert done.code == 2 and "onnx is not make's: move it away" in done.err  # of other weights
+    (folder / "artifacts/sudoku_digitnet.onnx").unlink()
+    for words in (["MODEL=digitnetv2"], ["-j4", "EPOCHS=2"], ["MODEL=digitnetv2", "clean"], ["clean"]):
+        assert make(*words).code == 0
+        assert (folder / "artifacts/digitnet_best.pth").read_text() == "theirs"
+    assert make("OUT=other", "train").code == 0 and (folder / "other/digitnet_best.pth").exists()
+    assert make("OUT=other", "clean").code == 0 and not (folder / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["summary.txt", "confusion_matrix.png", "sudoku_digitnet.onnx", "training.json"])
+def test_another_programs_results_stop_make_and_stay(work, snapshot, name):
+    folder, make = work
+    (folder / "artifacts").mkdir()
+    (folder / "artifacts" / name).write_text("theirs")
+    for target in ("all", "train", "evaluate"):
+        refused = make(target)
+        assert refused.code == 2 and f"make: artifacts/{name} is not make's: move it away or name " in refused.err
+    assert make("clean").code == 0 and snapshot(folder / "artifacts") == {name: b"theirs"}
