@@ -151,6 +151,15 @@ def test_data_and_results_may_be_in_one_folder(work):
     assert make("DATA=same", "OUT=same", "clean").code == 0 and not (folder / "same").exists()
 
 
+def test_a_copied_folder_is_taken_as_it_is_by_the_command_of_the_docs(work):
+    folder, make = work
+    assert make().code == 0
+    os.utime(folder / "data/prepared.json")  # as of a copy: of another order
+    assert "--train-only" in make("-n").out
+    (command,) = re.findall("`(touch .*?)`", (ROOT / "docs/troubleshooting.md").read_text())
+    assert run("bash", "-c", command, cwd=folder).code == 0 and "Nothing to be done" in make().out
+
+
 def test_own_cells_corrected_in_place_are_trained_on(work):
     folder, make = work
     for name in (f"my's/{split}/{label}/a b.png" for split in ("train", "val") for label in range(10)):
