@@ -5,7 +5,9 @@ import contextlib
 import gc
 import io
 import json
+import math
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -245,6 +247,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
     for kind, cases in sorted(Counter(value for name, value in properties if name == "case").items()):
         terminalreporter.write_line(f"{kind}: {cases} cases, each in one line")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return as many processes as cores, but no more than fit into free memory, at 1.1 GB each."""
+    from digitnet_machine import available_cpus, container_limits, read_system_file
+
+    kilobytes = re.search(r"MemAvailable:\s+(\d+)", read_system_file(Path("/proc/meminfo")))
+    free = min(1024 * int(kilobytes[1]) if kilobytes else math.inf, container_limits(Path("/"))["memory"])
+    return int(max(1, min(available_cpus(), free // 1.1e9)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

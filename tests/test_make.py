@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Makefile in surroundings of all kinds."""
 
+import math
 import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, copy_product, run
+from conftest import ROOT, copy_product, pytest_xdist_auto_num_workers, run
 
 
 def test_make_clean_removes_our_data_wherever_cdpath_leads(tmp_path):
@@ -210,3 +211,12 @@ def test_another_programs_results_stop_make_and_stay(work, snapshot, name):
         refused = make(target)
         assert refused.code == 2 and f"make: artifacts/{name} is not make's: move it away or name " in refused.err
     assert make("clean").code == 0 and snapshot(folder / "artifacts") == {name: b"theirs"}
+
+
+@pytest.mark.parametrize("gigabytes, limit, workers", [(0.6, math.inf, 1), (3.5, math.inf, 3), (9, 2.3, 2), (9, 9, 4)])
+def test_make_test_starts_as_many_processes_as_fit_into_memory(monkeypatch, gigabytes, limit, workers):
+    meminfo = f"MemTotal: 1 kB\nMemAvailable:   {gigabytes * 1e9 / 1024:.0f} kB\n"
+    monkeypatch.setattr("digitnet_machine.read_system_file", lambda _: meminfo)
+    monkeypatch.setattr("digitnet_machine.available_cpus", lambda: 4)
+    monkeypatch.setattr("digitnet_machine.container_limits", lambda _: {"memory": limit * 1e9})
+    assert pytest_xdist_auto_num_workers() == workers

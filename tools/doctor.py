@@ -95,7 +95,8 @@ def check_room(installed: bool) -> Iterator[tuple]:
     free = min(available, total) + min(free_swap, swap)
     limit = f" (limit of the container; the machine has {machine / 1e9:.1f} GB)" if total < machine else ""
     check = judge(
-        f"{total / 1e9:.1f} GB{limit} and {swap / 1e9:.1f} GB swap, {free / 1e9:.1f} GB of both free",
+        f"{total / 1e9:.1f} GB{limit} and {swap / 1e9:.1f} GB swap, {free / 1e9:.1f} GB of both free; "
+        f"`make test` needs {MEMORY_FREE / 1e9:.1f} GB for each of its processes",
         (total < MEMORY_LEAST, "fail", "use a machine or container with 1 GB or more; the ONNX file runs on less"),
         (total + swap < MEMORY_AND_SWAP, "warn", "add swap, to 2 GB with the memory, or a step may be killed"),
         (free < MEMORY_FREE, "warn", "close other programs or add swap, or a step may be killed"),
