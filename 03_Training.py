@@ -116,7 +116,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import digitnet_training as training
-from digitnet_data import CELL_SIZE, Cells, duplicate_pages, load_cells, normalize, sha256_of_cells
+from digitnet_data import CELL_SIZE, Cells, duplicate_pages, light_on_dark, load_cells, normalize, sha256_of_cells
 from digitnet_model import NETWORKS
 from digitnet_onnx import export, load_model, open_session, run_logits
 from digitnet_scores import count_wrong, describe_run
@@ -204,6 +204,8 @@ def load_data(args: argparse.Namespace) -> tuple[Cells, Cells]:
     """Load the training and the validation cells. Raises UserError if they cannot be trained on."""
     train_cells, val_cells = load_cells(args.data / "train"), load_cells(args.data / "val")
     print("Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE]))
+    if light_on_dark(train_cells):
+        print(f"warning: digits in {args.data / 'train'} are light on dark: the model will read no print; invert them")
     if args.batch_size > (limit := max(1024, len(train_cells.labels))):
         raise UserError(f"--batch-size {args.batch_size} exceeds the number of cells: use at most {limit}")
     if shared := duplicate_pages(train_cells, val_cells):

@@ -161,6 +161,13 @@ def bad_cell(path: Path | str, problem: str) -> UserError:
     return UserError(f"{path} {problem}: {mend_data(Path(path).absolute().parents[2], 'replace or remove it')}")
 
 
+def light_on_dark(cells: Cells) -> bool:
+    """Return whether most digits, of about 1,000, are lighter than their ground, against the input contract."""
+    digits = cells.pixels[cells.labels != BLANK]
+    digits = digits[:: len(digits) // 1000 + 1]
+    return bool((digits.mean(axis=(1, 2)) > np.median(digits, axis=(1, 2))).mean() > 0.5)
+
+
 def sha256_of_cells(cells: Cells) -> str:
     """Return the hex SHA-256 of a set of cells: pixels, labels, boards and places."""
     boards = "\n".join(cells.boards).encode(errors="surrogateescape")  # file names need not be UTF-8
