@@ -21,7 +21,9 @@ GIVENS = 17, 40  # drawn evenly; a puzzle keeps more if fewer would allow a seco
 
 # A search state is a list of 81 bit masks: the digits that a cell can still be (bit d - 1 for digit d).
 
-RULE = re.compile(r"[\s|+=:─━│┼-]*")  # drawn between boxes, or empty
+FRAME = dict.fromkeys(range(0x2500, 0x2580), "-") | dict.fromkeys(map(ord, "│┃┆┇┊┋╎╏║"), "|")  # Unicode's box drawing
+RULE = re.compile(r"\s*|[\s|+=:*.'-]*[=-][\s|+=:*.'-]*")  # drawn between boxes, or empty
+BELOW_TITLES = re.compile(r"\s*\|?(\s*(:?--+:?|:-:?|-:)\s*(\||$)){9}\s*")
 COMMENT = re.compile(r"\s*(#|%|//)")
 
 UNITS = [{9 * i + j for j in range(9)} for i in range(9)]
@@ -145,7 +147,7 @@ def read_puzzles(path: Path) -> dict[str, int]:
     the same throughout a puzzle. Skips empty lines, titles and comments. Raises UserError for other lines.
     """
     try:
-        lines = read_text(path).splitlines()
+        lines = read_text(path).translate(FRAME).splitlines()
     except (OSError, UserError) as error:
         raise UserError(
             f"cannot read the puzzles: {error}; --puzzles (make PUZZLES=) names a text file of puzzles, "
@@ -156,7 +158,8 @@ def read_puzzles(path: Path) -> dict[str, int]:
     for number, line in enumerate(lines, 1):
         row_of_blanks = len(line) == 9 and set(line) <= set(rows)
         comment = COMMENT.match(line) and len(line.strip()) not in (9, 81)  # then # is a blank
-        if comment or (RULE.fullmatch(line) and not row_of_blanks):
+        titles = "|" in line and not rows and is_below_titles(lines[number : number + 3])
+        if comment or titles or (RULE.fullmatch(line) and not row_of_blanks):
             continue
         puzzle = "" if rows else find_puzzle(line)
         if not puzzle and len(row := join_row(line)) == 9:
@@ -176,6 +179,11 @@ def read_puzzles(path: Path) -> dict[str, int]:
     return puzzles
 
 
+def is_below_titles(lines: list[str]) -> bool:
+    """Return whether the first line is the rule below a Markdown table's titles: there is none between its rows."""
+    return [BELOW_TITLES.fullmatch(line) is not None for line in lines[::2]] == [True, False]
+
+
 def find_puzzle(line: str) -> str:
     """Return a line's puzzle, 81 characters, 0 = blank; of several, the one with the fewest givens; "" if none."""
     found = []
@@ -189,12 +197,24 @@ def find_puzzle(line: str) -> str:
 
 
 def join_row(line: str) -> str:
-    """Return a line of nine cells without separators; return other lines unchanged."""
-    for comma in ",;\t":
-        if line.count(comma) == 8:  # of a spreadsheet, which leaves blanks empty
+    """Return a line of nine cells without separators, 0 for what a table leaves empty; return other lines unchanged."""
+    framed = line.count("|") in (4, 10) and re.fullmatch(r"\s*\|(.*)\|\s*", line)
+    line = framed[1] if framed else line
+    for comma in ",;\t|":
+        if line.count(comma) == 8:
             line = " ".join(field.strip() or "0" for field in line.split(comma))
+    if framed and line.count("|") == 2:
+        line = " ".join(map(join_box, line.split("|")))
     row = join(line.replace("|", " "), 9)
     return row if len(set(row) - set("123456789")) < 2 else ""
+
+
+def join_box(part: str) -> str:
+    """Return three cells at equal distances, 0 for a space; return other parts unchanged."""
+    step = max(1, (len(part) + 1) // 3)
+    cells = part[max(0, len(part) - 2 * step - 1) // 2 :: step]
+    complete = len(cells) == 3 and "".join(cells.split()) == "".join(part.split())
+    return cells.replace(" ", "0") if complete else part
 
 
 def join(line: str, count: int) -> str:

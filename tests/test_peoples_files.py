@@ -51,6 +51,20 @@ def grid(row="{}", join="\n", between=""):
     return "\n\n".join(map(text, PUZZLES))
 
 
+BOX = "{}{}{}"
+
+
+def table(row, *rules, blank=" "):
+    """Write puzzles with their cells in `row`; the rules stand above, between boxes, below, and between other rows."""
+    top, box, bottom, between = [*rules, *[""] * 4][:4]
+    text = ""
+    for puzzle in PUZZLES:
+        rows = [row.format(*puzzle[i : i + 9].replace("0", blank)) for i in range(0, 81, 9)]
+        rows = [f"{rows[i]}\n{(box if i in (2, 5) else between) if i < 8 else bottom}" for i in range(9)]
+        text += re.sub("\n+", "\n", "\n".join([top, *rows])) + "\n\n"
+    return text.encode()
+
+
 LINES = "".join(f"{puzzle}\n" for puzzle in PUZZLES)
 FILES = {
     **{f"blanks are {mark!r}": LINES.replace("0", mark).encode() for mark in "._*-xX? #~"},
@@ -65,8 +79,18 @@ FILES = {
     "titles": "\n".join(f"Grid {i}\n{text}" for i, text in enumerate(grid().split("\n\n"))).encode(),
     "lines between": grid(between="---+---+---").replace("0", ".").encode(),
     "apart": "\n".join(" ".join(puzzle) for puzzle in PUZZLES).encode(),
+    "Simple Sudoku's": table(f" |{BOX}|{BOX}|{BOX}|", " *--*", " |--+--|", " *--*\n Simple Sudoku\n", blank="."),
+    "HoDoKu's": table(f"| {BOX} | {BOX} | {BOX} |", ".---.---.", ":---+---:", "'---'---'", blank="."),
+    "spaces in a frame": table("| {} {} {} | {} {} {} | {} {} {} |", *["+-------+-------+"] * 3),
+    "spaces in a narrow frame": table(f"|{BOX}|{BOX}|{BOX}|", *["=" * 13] * 3),
+    "spaces in a wide frame": table("┃ {}  {}  {} ┃ {}  {}  {} ┃ {}  {}  {} ┃", "┏━━━┯━━━┓", "┣━━━┿━━━┫", "┗━━━┷━━━┛"),
+    "a double frame": table("║ {} │ {} │ {} " * 3 + "║", "╔═══╤═══╗", "╠═══╪═══╣", "╚═══╧═══╝", "╟───┼───╢"),
+    "bars around each cell": table("|".join(["{}"] * 9), "", "|".join(["---"] * 9), "", "|".join(["---"] * 9)),
+    **{f"a Markdown table below {titles!r}": table("| {} " * 9 + "|", f"{titles}\n{rule}")
+       for titles, rule in [("|C1|C2|C3|C4|C5|C6|C7|C8|C9|", "|---" * 9 + "|"), ("|" * 10, "| :-: " * 9 + "|"),
+                            ("1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9", "-- | " * 8 + "--")]},
     "a spreadsheet's": re.sub(r"(?<=\d)(?=\d)", ",", grid()).replace("0", "").encode(),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
