@@ -146,6 +146,8 @@ def read_puzzles(path: Path) -> dict[str, int]:
     A puzzle is 81 cells in a line, alone or beside other columns, or nine lines of nine; a blank is 0 or another mark,
     the same throughout a puzzle. Skips empty lines, titles and comments. Raises UserError for other lines.
     """
+    from tqdm import tqdm  # here: reading a photo does without it
+
     try:
         lines = read_text(path).translate(FRAME).splitlines()
     except (OSError, UserError) as error:
@@ -155,7 +157,7 @@ def read_puzzles(path: Path) -> dict[str, int]:
         ) from None
     puzzles: dict[str, int] = {}
     rows = ""  # of a puzzle in nine lines, so far
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(tqdm(lines, "read puzzles", unit=" lines", delay=2), 1):
         row_of_blanks = len(line) == 9 and set(line) <= set(rows)
         comment = COMMENT.match(line) and len(line.strip()) not in (9, 81)  # then # is a blank
         titles = "|" in line and not rows and is_below_titles(lines[number : number + 3])

@@ -3,6 +3,7 @@
 
 import argparse
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -97,6 +98,16 @@ FILES = {
 def test_puzzles_are_read_as_people_write_them(tmp_path, name):
     (tmp_path / "my.txt").write_bytes(FILES[name])
     assert list(read_puzzles(tmp_path / "my.txt")) == PUZZLES
+
+
+def test_reading_many_puzzles_shows_a_bar_after_two_seconds(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my.txt").write_text(LINES * 10)
+    read_puzzles(tmp_path / "my.txt")
+    assert capsys.readouterr().err == ""
+    seconds = itertools.count()
+    monkeypatch.setattr("tqdm.std.time", lambda: next(seconds))
+    read_puzzles(tmp_path / "my.txt")
+    assert "read puzzles: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
