@@ -7,7 +7,7 @@ python3 06_ReadBoard.py --picture out.png photo.jpg    also draws the frame and 
 python3 06_ReadBoard.py --json *.jpg                   prints one line of JSON per photo, for programs
 
 The verdict is one of: verified (the digits have exactly one solution, and no other likely reading of a cell has; exit
-code 0), suspect (3), not found (4); of several photos the highest counts. A photo that cannot be read is an error (1).
+code 0), suspect (3), not found (4), unreadable (1, no picture); of several photos, the last of these counts.
 Needs numpy, OpenCV and onnxruntime. Takes artifacts/photo/sudoku_digitnet.onnx if `make PROFILE=photo` has made it,
 else pretrained/sudoku_digitnet_photo.onnx.
 
@@ -21,7 +21,7 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import UserError, argument_parser, keep_inputs, run_script
+from digitnet_cli import UserError, argument_parser, keep_inputs, place_and_cure, run_script
 
 # isort: split
 import argparse
@@ -37,13 +37,12 @@ from digitnet_machine import write_file
 from digitnet_onnx import open_session
 from reading.board import Reading, read_board
 from reading.grid import Board, photo_points
-from reading.rules import name_of, place_of
+from reading.rules import Reason, name_of, place_of
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 FOLDER = Path(__file__).resolve().parent
 MODELS = FOLDER / "artifacts/photo/sudoku_digitnet.onnx", FOLDER / "pretrained/sudoku_digitnet_photo.onnx"
-EXIT_CODES = {"verified": 0, "suspect": 3, "not found": 4}
-UNREADABLE = 1
+EXIT_CODES = {"verified": 0, "suspect": 3, "not found": 4, "unreadable": 1}  # of several photos, the last counts
 MAX_REASONS = 3  # per photo, of several; a single photo is printed with all
 GREEN, ORANGE, RED = (0, 160, 0), (0, 140, 255), (0, 0, 220)  # as OpenCV orders colours: blue, green, red
 
@@ -194,7 +193,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read every photo, print the results, and exit with the highest code of them."""
+    """Read every photo, print the results, and exit with the code of the worst."""
     cv2.setNumThreads(1)  # starting more takes longer than reading a photo
     keep_inputs([args.picture], [*args.photos, args.onnx])
     session = open_session(find_model(args.onnx), threads=1)
@@ -203,11 +202,11 @@ def main(args: argparse.Namespace) -> None:
         try:
             photo = load_photo(path)
         except (UserError, OSError) as error:
-            if len(args.photos) == 1:
-                raise
-            cause = f"{error.strerror}: {path}" if isinstance(error, OSError) else error
+            cause = f"{error.strerror}: {place_and_cure(error)}" if isinstance(error, OSError) else str(error)
             print(f"{Path(sys.argv[0]).name}: {cause}", file=sys.stderr)
-            codes.append(UNREADABLE)
+            codes.append(EXIT_CODES["unreadable"])
+            if args.json:
+                print(as_json(path, Reading("unreadable", [Reason(cause)]), False))
             continue
         board = None
         if args.straightened:
@@ -226,7 +225,7 @@ def main(args: argparse.Namespace) -> None:
                 print(f"{path}: solution: {text_of(reading.solution)}")
         if args.picture:
             save_picture(args.picture, draw_picture(photo, reading))
-    sys.exit(max(codes))
+    sys.exit(max(codes, key=list(EXIT_CODES.values()).index))
 
 
 if __name__ == "__main__":

@@ -149,7 +149,14 @@ def test_a_mistake_is_reported_in_one_line(photos, options, code, words):
     assert not (folder / "out.png").exists()
 
 
-def test_unreadable_photos_do_not_stop_the_others(photos):
+def test_unreadable_photos_do_not_stop_the_others_and_are_no_secret(photos):
     folder, puzzle, _, _ = photos
-    result = read("nowhere.jpg", "turned0.png", cwd=folder)
+    result = read("nowhere.jpg", "turned0.png", "white.png", "repeated.png", cwd=folder)
     assert result.code == 1 and puzzle in result.out and len(result.err.splitlines()) == 1
+    (folder / "text.jpg").write_text("no picture")
+    for names in (["text.jpg"], ["white.png", "nowhere.jpg"], ["turned0.png", "text.jpg", "white.png"]):
+        result = read(*names, "--json", cwd=folder)
+        lines = [json.loads(line) for line in result.out.splitlines()]
+        assert result.code == 1 and [line["photo"] for line in lines] == names
+        (bad,) = (line for line in lines if line["verdict"] == "unreadable")
+        assert bad["photo"] in bad["reasons"][0]["text"] and bad["reasons"][0]["text"] in result.err
