@@ -198,7 +198,7 @@ def test_a_badly_trained_model_fails_the_check_in_one_line(built):
     result = built.make("check")
     assert result.code == 2 and "Traceback" not in result.err
     (line,) = [line for line in result.err.splitlines() if line.startswith("05_Evaluate.py: ")]
-    assert f"falls short: {'; '.join(falls_short)}: train " in line
+    assert f"falls short: {'; '.join(falls_short)}: train on more puzzles, longer, or another seed" in line
 
 
 def test_what_falls_short_is_listed_kind_by_kind():
