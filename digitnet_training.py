@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from digitnet_cli import ROOT, UserError, first_line
 from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
 from digitnet_machine import sha256, write_file
-from digitnet_model import DigitNet, DigitNetV2
+from digitnet_model import DigitNet
 from digitnet_scores import score
 
 EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's caches and are slower
@@ -111,26 +111,26 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
         for conv in (conv1, conv2):
             conv.bias.requires_grad_(False)  # BatchNorm removes it, and its gradient takes a twelfth of the step
         layers = [conv1, max_pool, norm1, relu1, conv2, norm2, relu2, MeanOverCell(), norm3]
-    return nn.Sequential(*layers, nn.Dropout(dropout), linear)
+    network: Any = nn.Sequential(*layers, nn.Dropout(dropout), linear)
+    network.kind = type(model)  # for from_training
+    return network
 
 
-def from_training(network: nn.Module) -> nn.Module:
+def from_training(network: Any) -> nn.Module:
     """Return the model of a network made by `for_training`, with DigitNet's BatchNorm folded into other layers."""
     layers: list[Any] = list(copy.deepcopy(network).eval().children())
     linear, _ = layers.pop(), layers.pop()
+    model = network.kind()
     if not isinstance(layers[-1], nn.BatchNorm1d):
-        model: nn.Module = DigitNetV2()
         model.net = nn.Sequential(*layers, linear)
         return model.eval()
     conv1, max_pool, norm1, relu1, conv2, norm2, relu2, _, norm3 = layers
-    model = DigitNet()
-    average_and_flatten = list(model.get_submodule("net").children())[5:7]
     conv1, conv2 = fuse_conv_bn_eval(conv1, norm1), fuse_conv_bn_eval(conv2, norm2)
     with torch.no_grad():
         scale = norm3.weight / (norm3.running_var + norm3.eps).sqrt()
         linear.bias += linear.weight @ (norm3.bias - norm3.running_mean * scale)
         linear.weight *= scale
-    model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, *average_and_flatten, linear)
+    model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, *model.net[5:7], linear)
     return model.eval()
 
 

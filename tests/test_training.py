@@ -12,7 +12,7 @@ from conftest import ROOT, TORCHRUN, Chain, call, run
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells, normalize
-from digitnet_model import NETWORKS
+from digitnet_model import NETWORKS, block
 from digitnet_onnx import load_model
 from digitnet_training import (
     Processes,
@@ -136,10 +136,21 @@ def test_any_number_of_steps_trains(warmup):
         assert all(0 < rate <= 0.01 for rate in rates) and (steps < 10 or max(rates) > 0.009)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+class Another(torch.nn.Module):
+    """A network such as CONTRIBUTING.md says how to add."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(*block(1, 8, stride=4), torch.nn.Flatten(), torch.nn.Linear(392, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize("network", [*NETWORKS.values(), Another])
 def test_the_trained_network_becomes_a_model_with_equal_logits(network):
     torch.manual_seed(0)
-    model = NETWORKS[network]()
+    model = network()
     trained_network = for_training(model, dropout=0.2)
     optimizer = torch.optim.AdamW(trained_network.parameters(), lr=0.01)
     x, labels = torch.rand(64, 1, 28, 28) * 2 - 1, torch.arange(64) % 10
@@ -148,7 +159,7 @@ def test_the_trained_network_becomes_a_model_with_equal_logits(network):
         torch.nn.functional.cross_entropy(trained_network(x), labels).backward()
         optimizer.step()
     result = from_training(trained_network)
-    assert type(result) is NETWORKS[network] and result.state_dict().keys() == model.state_dict().keys()
+    assert type(result) is network and result.state_dict().keys() == model.state_dict().keys()
     assert trained_network.training and not result.training
     with torch.no_grad():
         expected = trained_network.eval()(x)
