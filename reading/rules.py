@@ -83,7 +83,7 @@ class Rules:
 
     def judge(self, digits: np.ndarray, probabilities: np.ndarray, others: list[set[int]]) -> Verdict:
         """Judge digits, int [81], with `probabilities` [81, 10]; `others` has each cell's possible classes."""
-        reasons = name_repeats(digits)
+        reasons, solution = name_repeats(digits), None
         count = np.count_nonzero(digits)
         if not reasons and count < MIN_GIVENS:
             reasons.append(Reason(f"{count} digits are too few for one solution"))
@@ -91,11 +91,14 @@ class Rules:
             if not reasons:
                 found = self.solve(digits)
                 if len(found) == 1:
-                    return Verdict(self.doubts(digits, others, found[0]), found[0])
+                    solution = found[0]
+                    return Verdict(self.doubts(digits, others, solution), solution)
                 reasons.append(Reason("there is more than one solution" if found else "there is no solution"))
             return Verdict(reasons, proposal=self.propose_change(digits, probabilities, others))
         except SearchLimitError:
-            return Verdict(reasons or [Reason(f"whether there is one solution was not decided in {MAX_STEPS} steps")])
+            question = "another reading has one solution" if solution else "there is one solution"
+            undecided = Reason(f"whether {question} was not decided in {MAX_STEPS} steps")
+            return Verdict(reasons or [undecided], solution)
 
     def doubts(self, digits: np.ndarray, others: list[set[int]], solution: list[int]) -> list[Reason]:
         """Return a reason for each cell that may hold another class without breaking the rules.

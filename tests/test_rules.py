@@ -99,6 +99,19 @@ def test_too_few_digits_are_never_verified(puzzle):
     assert judged(np.zeros(81, np.int64)).reasons
 
 
+def test_a_solution_is_kept_when_only_other_readings_are_undecided(puzzle, monkeypatch):
+    digits, solution = puzzle
+    found = set()
+    for steps in range(1, 99):
+        monkeypatch.setattr("reading.rules.MAX_STEPS", steps)
+        verdict = judged(digits, {cell: 0 for cell in np.flatnonzero(digits)})
+        text = verdict.reasons[0].text
+        if "was not decided" in text:
+            found.add(text.removesuffix(f" was not decided in {steps} steps"))
+            assert verdict.solution == solution.tolist()
+    assert found == {"whether another reading has one solution"}
+
+
 def test_a_puzzle_that_is_hard_to_refute_ends_in_doubt():
     """Without a limit this one takes minutes."""
     hard = ".....5.8....6.1.43..........1.5........1.6...3.......553.....61........4........."
