@@ -24,7 +24,7 @@ BLEACHED_GAINS = 4.0, 8.0  # of contrast in blank cells: reveal a digit that kep
 BLEACHED = 0.7  # least probability of such a digit, over crop margins and gains: texture differs between them
 PALE_DIGITS = 4  # pale digits that all agree with the solution of the dark ones: no ghosts do, but 1 of 9**4
 PRINTED = 72  # of 81 digits that agree with one solution: a printed solution
-POSSIBLE = 0.02  # a class with this probability may be the truth: several times what label smoothing leaves to one
+POSSIBLE = 0.02  # a class with this probability may be the truth
 
 
 class CellReadings(NamedTuple):

@@ -9,7 +9,7 @@ from digitnet_data import BLANK
 from pages.puzzles import UNITS, SearchLimitError, solutions
 from reading.ink import MIN_GIVENS
 
-MAX_STEPS = 4000  # of the solver for a board, a third of a second at most: newspapers' boards take 10 to 200
+MAX_STEPS = 4000  # of the solver for a board, a sixth of a second at most: newspapers' boards take 10 to 200
 MAX_TRIES = 40  # other readings tried for a proposal
 UNIT_CELLS = np.array([sorted(unit) for unit in UNITS])  # rows, columns, boxes: [27, 9]
 
