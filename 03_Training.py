@@ -206,11 +206,11 @@ def load_data(args: argparse.Namespace) -> tuple[Cells, Cells]:
     print("Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE]))
     if light_on_dark(train_cells):
         print(f"warning: digits in {args.data / 'train'} are light on dark: the model will read no print; invert them")
-    if args.batch_size > (limit := max(1024, len(train_cells.labels))):
-        raise UserError(f"--batch-size {args.batch_size} exceeds the number of cells: use at most {limit}")
+    if args.batch_size > (limit := max(1024, cells := len(train_cells.labels))):
+        raise UserError(f"--batch-size {args.batch_size} is too large for {cells:,} cells: use at most {limit}")
     if shared := duplicate_pages(train_cells, val_cells):
         raise UserError(
-            f"{args.data / 'val'} shares {len(shared)} pages with {args.data / 'train'}, such as {shared[0]}: "
+            f"{args.data / 'val'} has pages of {args.data / 'train'} ({len(shared)}, such as {shared[0]}): "
             "its score would mean nothing; remove them from one of the two"
         )
     return train_cells, val_cells

@@ -136,7 +136,7 @@ CASES = {
         replace_by("data", link_to("/mnt/usb/data")), command, 1, "data is a link to nothing: mount its disk")
        for command in (TRAIN, PREPARE, PARITY)},
     "artifacts a link to nothing": (replace_by("artifacts", link_to("/mnt/x")), TRAIN, 1, "artifacts is a link to"),
-    "validation is training": (same_pages, TRAIN, 1, "data/val shares 1 pages with data/train, such as 000000_clean"),
+    "validation is training": (same_pages, TRAIN, 1, "data/val has pages of data/train (1, such as 000000_clean)"),
     "half prepared": (write("data/.made-by-02_PrepareData.py", b""), TRAIN, 1, "only half prepared"),
     "others' data": (nothing, PREPARE, 1, "was not made by this script"),
     # images
@@ -215,7 +215,7 @@ CASES = {
         ("04_Parity.py", "--max-abs", "nan"), ("05_Evaluate.py", "--draws", "0"),
     ]},
     "huge batch": (
-        nothing, [*TRAIN, "--batch-size", "99999999"], 1, "--batch-size 99999999 exceeds the number of cells"),
+        nothing, [*TRAIN, "--batch-size", "99999999"], 1, "99999999 is too large for 10 cells: use at most 1024"),
     "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 gives BatchNorm no variance: use 2"),
     "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "not finite in epoch 1: no weights were written"),
     # where an input would be replaced
