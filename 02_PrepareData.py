@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw Sudoku pages and cut them into the 28x28 cells that the networks are trained on. No download.
 
-data/{train,val}/0..9/000000_clean_00.png   cells: puzzle, page, 9 * row + column
-data/grids/{train,val}/000000_clean.png     pages: a clean print and a camera's view of it
+data/{train,val}/0..9/000000_clean_00.png   the chapter's cells: puzzle, page, 9 * row + column
+data/grids/{train,val}/000000_clean.png     their pages: a clean print and a camera's view of it
 data/grids/{train,val}.csv                  each page's givens and the grid's corners in pixels
-data/calibration/0..9/000000_cam_00.png     newspapers' cells in fonts that are not in train: 03_Training.py sets the
+data/{train,val}_boards/boards/000300.png   more cells: a board of 9x9 cells, 252x252, as an image
+data/{train,val}_boards/labels.csv          each board's givens
+data/calibration_boards/                    newspapers' boards in fonts that are not in train: 03_Training.py sets the
                                             scale of the logits by them
 
 Puzzles have exactly one solution; no puzzle is both in train and in val. The same seed gives the same
@@ -13,12 +15,12 @@ bytes, whatever the number of workers.
 
 --style tutorial: digits as OpenCV 4 or OpenCV 5 prints them, a clean print and a mild camera. Half of the
 pages give whole cells with their grid lines (as the chapter's preparation does), half give cells with 12 %
-cut off each side (as the later chapters' grid processor does). After them, train has two more camera views of
+cut off each side (as the later chapters' grid processor does). The boards in train are two more camera views of
 each page, cut at slightly wrong corners, then two photos of newspapers per puzzle, each cut twice, without most
 effects of pages/effects.py; val has the chapter's pages only.
---style photo: one photo of a newspaper's board per puzzle (pages/camera.py), most at crop margins 0, 6 or 12 %.
+--style photo: boards alone, each from a photo of a newspaper (pages/camera.py), most at crop margins 0, 6 or 12 %.
 Each puzzle yields five boards: digits renamed, grid turned, sometimes more givens, as printed solutions have.
-Keeps the pages of the first 100 training photos and of all validation photos. --without leaves out effects by name.
+Keeps the photos of the first 100 training boards and of all validation boards as pages.
 """
 
 import os
@@ -36,33 +38,30 @@ import shutil
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from digitnet_boards import BOARD_SIDE, CORNER_COLUMNS, cut_cells, rectify
+from digitnet_boards import CORNER_COLUMNS
 from digitnet_data import MARKER, PREPARED
 from digitnet_machine import alone_in, available_cpus, open_pool, sync, write_json
 from digitnet_scores import describe_run
-from pages import FAMILIES
-from pages.camera import Photo, aim, cut_photo, take_photo
-from pages.fonts import load_fonts, load_hands
-from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles, vary_puzzle
-from pages.tutorial import FACES, PAGE_STEP, draw_page, view_page
+from pages import EFFECTS
+from pages.cells import SPLITS, Task, make
+from pages.fonts import load_fonts
+from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles
 
 # --- settings: those of the command line stand in parse_args, those of the pages in pages/ ------
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
-CHAPTER_CROP_MARGINS = (0.0, 0.12)  # alternating; 0 at the page's own resolution, 0.12 at BOARD_SIDE
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
 VIEWS = {"tutorial": 3, "photo": 1}  # of each page for training, by the camera
 NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
 CUTS = 2  # per such photo, each at its own corners and crop margin, as by two clients
+PHOTOS_KEPT = 100  # as pages, of the photo style's training boards; of the validation boards, all
 CALIBRATION_BOARDS = 100  # at most, and at most one per puzzle for training
-MORE_GIVENS_PROBABILITY, MORE_GIVENS = 0.4, (41, 81)  # of photo pages
-TRAIN_PAGES_KEPT = 100
-SPLITS = ("train", "val", "calibration")
+# What is ours in a data folder; an earlier version drew calibration.
+PARTS = ("train", "val", *(f"{split}_boards" for split in SPLITS), "grids", "calibration")
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,7 +74,6 @@ def parse_args() -> argparse.Namespace:
     add("--val", type=positive_int, metavar="N", help="puzzles for validation (100; photo: 250)")
     add("--puzzles", type=Path, metavar="FILE", help="own puzzles, one per line, 0 or another mark for blanks")
     add("--seed", type=seed, default=0, help="of puzzles and camera; same seed, same bytes")
-    add("--without", nargs="+", choices=FAMILIES, default=[], metavar="EFFECT", help=f"photo: {', '.join(FAMILIES)}")
     add("--workers", type=cores, default=available_cpus(), metavar="N", help="processes")
     args = parser.parse_args()
     if max(args.train or 0, args.val or 0) > 999_999:
@@ -84,88 +82,23 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-class Task(NamedTuple):
-    """A puzzle to draw: as the chapter's pages if `without` is None, else as a photo without these effects."""
-
-    split: str
-    numbers: tuple[int, ...]  # in its split; a photo's cells are cut anew for each
-    puzzle: str
-    without: frozenset[str] | None
-
-
-def write_image(path: str, image: np.ndarray) -> None:
-    """Write an image, uint8 [H, W], as PNG."""
-    # cv2.imwrite is 1.5 times slower and hides errors; Path is 1.25 times slower.
-    with open(path, "wb") as file:  # noqa: PTH123
-        file.write(cv2.imencode(".png", image)[1].tobytes())
-
-
-def make_pages(task: Task, seed: int, out: Path) -> list[list]:
-    """Draw a puzzle's clean page, a camera's views of it and their cells into `out`; return rows of the split's CSV."""
-    split, numbers, puzzle, _ = task
-    page, corners = draw_page(puzzle, FACES[numbers[0] // 2 % 2])
-    images = [(numbers[0], "clean", page, corners, corners)]
-    for number in numbers:
-        rng = np.random.default_rng([seed, split == "val", number])
-        view, where = view_page(page, corners, rng)
-        # Further views are cut at corners as a detector finds them.
-        found = where if number == numbers[0] else aim(where, 9 * PAGE_STEP, rng)[0]
-        images.append((number, "cam", view, where, found))
-    rows = []
-    for number, kind, image, where, found in images:
-        name = f"{number:06d}_{kind}"
-        write_image(f"{out}/grids/{split}/{name}.png", image)
-        crop_margin = CHAPTER_CROP_MARGINS[(number + (kind == "cam")) % 2]
-        board = rectify(image, found, BOARD_SIDE if crop_margin else 9 * PAGE_STEP)
-        for cell, pixels in enumerate(cut_cells(board, crop_margin)):
-            write_image(f"{out}/{split}/{puzzle[cell]}/{name}_{cell:02d}.png", pixels)
-        rows.append([f"{name}.png", puzzle, *(f"{value:.2f}" for value in where.ravel())])
-    return rows
-
-
-def make_photo(task: Task, seed: int, out: Path) -> list[list]:
-    """Take a puzzle's photo and cut its cells into `out`; return the rows of the split's CSV."""
-    split, numbers, puzzle, without = task
-    rng = np.random.default_rng([seed, SPLITS.index(split), numbers[0]])
-    more = int(rng.integers(MORE_GIVENS[0], MORE_GIVENS[1] + 1)) if rng.random() < MORE_GIVENS_PROBABILITY else 0
-    givens = vary_puzzle(puzzle, more, rng)
-    fonts = "train" if split == "train" else "val"
-    photo = take_photo(givens, load_fonts(fonts), load_hands(fonts), rng, without or frozenset())
-    side = float(np.linalg.norm(photo.corners[1] - photo.corners[0]))
-    rows = []
-    for number in numbers:
-        name = f"{number:06d}_cam"
-        if split == "val" or (split == "train" and number < TRAIN_PAGES_KEPT):
-            write_image(f"{out}/grids/{split}/{name}.png", photo.view)
-        for cell, pixels in enumerate(cut_photo(photo)):
-            write_image(f"{out}/{split}/{givens[cell]}/{name}_{cell:02d}.png", pixels)
-        rows.append([f"{name}.png", givens, *(f"{value:.2f}" for value in photo.corners.ravel())])
-        photo = Photo(photo.view, photo.corners, *aim(photo.corners, side, rng))  # for the next number
-    return rows
-
-
-def make(task: Task, seed: int, out: Path) -> list[list]:
-    """Draw a task's pages and cells into `out`; return the rows of the split's CSV."""
-    return make_pages(task, seed, out) if task.without is None else make_photo(task, seed, out)
-
-
 def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
     """List all tasks: the style's own pages, newspapers beside the chapter's pages, calibration boards."""
     boards = BOARDS_PER_PUZZLE[args.style]
     for_train = math.ceil(args.train / boards)
-    own = None if args.style == "tutorial" else frozenset(args.without)
-    clean = frozenset(FAMILIES) - {"corners", "small"}  # newspapers have both
+    own = None if args.style == "tutorial" else frozenset(EFFECTS)
+    few = frozenset({"corners", "small"})
     pages = args.train * VIEWS[args.style]
     tasks = [
-        Task("train", tuple(range(number, pages, args.train)), puzzles[number // boards], own)
+        Task("train", tuple(range(number, pages, args.train)), puzzles[number // boards], own, number < PHOTOS_KEPT)
         for number in range(args.train)
     ]
-    tasks += [Task("val", (number,), puzzles[for_train + number // boards], own) for number in range(args.val)]
+    tasks += [Task("val", (number,), puzzles[for_train + number // boards], own, True) for number in range(args.val)]
     for i in range(args.train * NEWSPAPERS[args.style]):
         numbers = tuple(pages + CUTS * i + cut for cut in range(CUTS))
-        tasks.append(Task("train", numbers, puzzles[i % for_train], clean))
+        tasks.append(Task("train", numbers, puzzles[i % for_train], few))
     calibration = range(min(args.train, CALIBRATION_BOARDS))
-    return tasks + [Task("calibration", (number,), puzzles[number % for_train], clean) for number in calibration]
+    return tasks + [Task("calibration", (number,), puzzles[number % for_train], few) for number in calibration]
 
 
 def numbered_puzzle(number: int, seed: int) -> str:
@@ -196,33 +129,39 @@ def choose_puzzles(args: argparse.Namespace, needed: int, pool: Executor) -> lis
     return chosen
 
 
+def write_table(path: Path, head: list[str], rows: list[list[str]]) -> None:
+    """Write a table of pages or boards, sorted by number."""
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *sorted(rows, key=lambda row: row[0][:6])])
+
+
 def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
     """Draw everything into the folder `new`; return the number of cells per split and class."""
-    for split in SPLITS:
-        for label in range(10):
-            (new / split / str(label)).mkdir(parents=True)
-    for split in ("train", "val"):
-        (new / "grids" / split).mkdir(parents=True)
+    folders = [f"{split}_boards/boards" for split in SPLITS] + ["grids/train", "grids/val"]
+    if args.style == "tutorial":
+        folders += [f"{split}/{label}" for split in ("train", "val") for label in range(10)]
+    for folder in folders:
+        (new / folder).mkdir(parents=True)
     needed = sum(math.ceil(boards / BOARDS_PER_PUZZLE[args.style]) for boards in (args.train, args.val))
     cv2.setNumThreads(1)  # one thread each; set before forking, which does not copy threads
     with open_pool(args.workers, f"or run `{shlex.join([sys.executable, *sys.argv, '--workers', '1'])}`") as pool:
         puzzles = choose_puzzles(args, needed, pool)
         tasks = plan(args, puzzles)
         pages = pool.map(partial(make, seed=args.seed, out=new), tasks, chunksize=4)
-        rows = list(tqdm(pages, "draw pages", unit=" boards", total=len(tasks), mininterval=0.5))
+        drawn = list(tqdm(pages, "draw pages", unit=" boards", total=len(tasks), mininterval=0.5))
 
-    counts = {f"{split}/{label}": 0 for split in SPLITS for label in range(10)}
+    counts: dict[str, int] = {}
     for split in SPLITS:
-        made = [row for task, of_puzzle in zip(tasks, rows, strict=True) if task.split == split for row in of_puzzle]
-        made.sort(key=lambda row: row[0][:6])  # by number: a page's other views come after all pages
+        parts = [part for task, part in zip(tasks, drawn, strict=True) if task.split == split]
+        if boards := [row for part in parts for row in part.boards]:
+            write_table(new / f"{split}_boards" / "labels.csv", ["board", "givens"], boards)
+        else:
+            shutil.rmtree(new / f"{split}_boards")
         if split != "calibration":
-            with (new / "grids" / f"{split}.csv").open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["page", "givens", *CORNER_COLUMNS])
-                writer.writerows(made)
-        for _, givens, *_ in made:
-            for label in givens:
-                counts[f"{split}/{label}"] += 1
+            rows = [row for part in parts for row in part.pages]
+            write_table(new / "grids" / f"{split}.csv", ["page", "givens", *CORNER_COLUMNS], rows)
+        digits = "".join(part.digits for part in parts)
+        counts |= {f"{split}/{label}": digits.count(str(label)) for label in range(10)}
     return counts
 
 
@@ -237,10 +176,11 @@ def swap_in(new: Path, old: Path, out: Path, report: dict) -> None:
     (out / PREPARED).unlink(missing_ok=True)
     old.mkdir()
     sync(out)
-    for part in (*SPLITS, "grids"):
+    for part in PARTS:
         if (out / part).exists():
             (out / part).rename(old / part)
-        (new / part).rename(out / part)
+        if (new / part).exists():
+            (new / part).rename(out / part)
     sync(out)
     write_json(out / PREPARED, report)
 
@@ -250,13 +190,16 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
 
     Raises UserError if the folder holds data that this script did not make.
     """
-    foreign = [args.out / part for part in (*SPLITS, "grids") if (args.out / part).exists()]
+    parts = [args.out / part for part in PARTS]
+    foreign = [part for part in parts if part.exists()]
     if foreign and not (args.out / MARKER).exists():
         raise UserError(
             f"{foreign[0]} was not made by this script, which never overwrites other data; "
             "to draw new data, choose another folder with --out (make DATA=)"
         )
-    keep_inputs([args.out / part for part in (*SPLITS, "grids", PREPARED)], [args.puzzles])
+    if (args.out / "calibration").exists():
+        print(f"{args.out} was drawn by an earlier version: drawing it anew")
+    keep_inputs([*parts, args.out / PREPARED], [args.puzzles])
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     report: dict = {"settings": settings}
     report["fonts"] = {split: [font.family for font in load_fonts(split)] for split in ("train", "val")}

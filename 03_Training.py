@@ -26,7 +26,6 @@ from digitnet_cli import UserError, argument_parser, cores, fraction, positive_f
 import argparse
 import contextlib
 import math
-import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -52,31 +51,31 @@ class Recipe(NamedTuple):
 RECIPES = {
     # The augmentation shifts and zooms more than the chapter's 0.02 and 0.05, to imitate misplaced corners.
     "digitnet": Recipe(
-        epochs=5,
+        epochs=3,
         batch_size=256,
         lr=2e-2,
         label_smoothing=0.0,
         blank_fraction=0.1,
-        warmup_fraction=0.3,  # with less, some filters never fire again
+        warmup_fraction=0.3,
         weight_decay=1e-4,
         dropout=0.0,
         augmentation=dict(degrees=8, translate=0.13, scale=0.3, shear=0.0, blur_probability=0.2, unchanged=0.2),
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
-        epochs=10,
+        epochs=6,
         batch_size=256,
-        lr=1e-2,
+        lr=2e-2,
         label_smoothing=0.0,
         blank_fraction=0.35,
         warmup_fraction=0.1,
         weight_decay=1e-2,
-        dropout=0.2,
+        dropout=0.0,
         augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15, unchanged=0.0),
     ),
 }
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
-MAX_TRAINING_THREADS = 4  # by default: a step has too little work for more
+MAX_TRAINING_THREADS = 4  # by default: shares of a batch, so another number gives other weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,7 +96,7 @@ def parse_args() -> argparse.Namespace:
     add("--blank-fraction", type=fraction, metavar="X", help=f"of the cells shown {default('blank_fraction')}")
     add("--seed", type=seed, default=0, help="of weights, order and augmentation")
     threads = min(available_cpus(), MAX_TRAINING_THREADS)
-    add("--threads", type=cores, default=threads, metavar="N", help="CPU threads per process")
+    add("--threads", type=cores, default=threads, metavar="N", help="threads, each with its share of a batch")
     add("--bf16", action="store_true", help="train in bfloat16: faster where the CPU computes in it")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--train-only", action="store_true", help="stop when the weights are saved")
@@ -116,48 +115,52 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import digitnet_training as training
-from digitnet_data import CELL_SIZE, Cells, duplicate_pages, light_on_dark, load_cells, normalize, sha256_of_cells
-from digitnet_model import NETWORKS
+from digitnet_boards import load_split
+from digitnet_data import CELL_SIZE, Cells, duplicate_pages, light_on_dark, normalize, sha256_of_cells
+from digitnet_model import NETWORKS, for_training
 from digitnet_onnx import export, load_model, open_session, run_logits
 from digitnet_scores import count_wrong, describe_run
-from digitnet_training import Processes, TrainState
+from digitnet_training import Shares, TrainState
 
 
 def build(args: argparse.Namespace) -> TrainState:
-    """Return a network with its optimizer, schedule and average."""
+    """Return a network with its optimizers, schedules and average."""
     torch.manual_seed(args.seed)
-    model = training.for_training(NETWORKS[args.model](), args.dropout)
+    model = for_training(NETWORKS[args.model](), args.dropout)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
     return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, args.weight_decay, EMA_DECAY)
 
 
-def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch: int, processes: Processes) -> float:
-    """Train for one epoch and return its mean loss; several processes share each batch."""
+def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch: int, shares: Shares) -> float:
+    """Train for one epoch and return its mean loss."""
     pixels, labels = torch.from_numpy(cells.pixels[:, None]), torch.from_numpy(cells.labels)
     # Depends on no earlier epoch, so that a resumed run draws the same.
-    generator, share = torch.Generator().manual_seed(args.seed * 100_003 + epoch), processes.share
+    generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
     order = training.draw_epoch(labels, args.steps * args.batch_size, args.blank_fraction, generator)
-    model = processes.wrap(state.model.train())
-    total = torch.zeros(())
-    for batch in tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=processes.rank > 0):
-        affine, blurred = training.draw_augmentation(args.batch_size, generator, **args.augmentation)
-        x = training.augment(normalize(pixels[batch[share]]), affine[share], blurred[share])
+
+    def compute(network: torch.nn.Module, of_share: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Return the loss of a share, its part of the batch's mean, and the loss's gradients."""
+        chosen, affine, blurred = of_share
+        x = training.augment(normalize(pixels[chosen]), affine, blurred)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), labels[batch[share]], label_smoothing=args.label_smoothing)
-        state.optimizer.zero_grad()
-        loss.backward()
-        state.optimizer.step()
-        state.schedule.step()
-        state.ema.update_parameters(state.model)
-        total += loss.detach()
-    for network in (state.model, state.ema.module):
-        processes.average_buffers(network)
-    return processes.sum(total).item() / processes.world_size / args.steps
+            logits = network(x)
+        loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=args.label_smoothing, reduction="sum")
+        loss /= args.batch_size
+        return loss.detach(), *torch.autograd.grad(loss, state.trained)
+
+    networks = shares.networks(state.model.train())
+    total = torch.zeros(())
+    for batch in tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=shares.rank > 0):
+        drawn = (batch, *training.draw_augmentation(args.batch_size, generator, **args.augmentation))
+        parts = [tuple(values[share] for values in drawn) for share in shares.slices]
+        loss, *gradients = shares.sum(shares.map(compute, networks, parts))
+        state.step(gradients)
+        total += loss
+    return total.item() / args.steps
 
 
 def fit(
-    args: argparse.Namespace, train_cells: Cells, val_cells: Cells, run: dict, checkpoint: Path, processes: Processes
+    args: argparse.Namespace, train_cells: Cells, val_cells: Cells, run: dict, checkpoint: Path, shares: Shares
 ) -> tuple[dict, list[dict]]:
     """Train for args.epochs; return the best epoch's state_dict and a record of every epoch.
 
@@ -166,14 +169,14 @@ def fit(
     """
     state = build(args)
     best_state, history, seconds = state.ema_weights(), [], 0.0
-    if saved := processes.gather(training.read_checkpoint(checkpoint, run) if processes.rank == 0 else None)[0]:
+    if saved := shares.gather(training.read_checkpoint(checkpoint, run) if shares.rank == 0 else None)[0]:
         state.load_state_dict(saved)
         best_state, history, seconds = saved["best"], saved["history"], saved["seconds"]
         print(f"{checkpoint}: continues after epoch {len(history)} of {args.epochs}")
     start = time.perf_counter() - seconds
     for epoch in range(len(history) + 1, args.epochs + 1):
         epoch_start = time.perf_counter()
-        loss = train_epoch(state, args, train_cells, epoch, processes)
+        loss = train_epoch(state, args, train_cells, epoch, shares)
         train_seconds = time.perf_counter() - epoch_start
         val = training.evaluate(state.ema.module, val_cells, args.label_smoothing)
         if not math.isfinite(loss + val["loss"]):
@@ -184,7 +187,7 @@ def fit(
         print(f"val acc: {accuracy(record):.4f}\n  {count_wrong(val)} wrong")
         if best_epoch(history)["epoch"] == epoch:
             best_state = state.ema_weights()
-        if processes.rank == 0:
+        if shares.rank == 0:
             progress = {"run": run, "history": history, "best": best_state, "seconds": seconds}
             training.save_weights(state.state_dict() | progress, checkpoint)
     return best_state, history
@@ -202,7 +205,7 @@ def best_epoch(history: list[dict]) -> dict:
 
 def load_data(args: argparse.Namespace) -> tuple[Cells, Cells]:
     """Load the training and the validation cells. Raises UserError if they cannot be trained on."""
-    train_cells, val_cells = load_cells(args.data / "train"), load_cells(args.data / "val")
+    train_cells, val_cells = load_split(args.data, "train"), load_split(args.data, "val")
     print("Train batch shape:", torch.Size([min(args.batch_size, len(train_cells.labels)), 1, CELL_SIZE, CELL_SIZE]))
     if light_on_dark(train_cells):
         print(f"warning: digits in {args.data / 'train'} are light on dark: the model will read no print; invert them")
@@ -216,28 +219,28 @@ def load_data(args: argparse.Namespace) -> tuple[Cells, Cells]:
     return train_cells, val_cells
 
 
-def train(args: argparse.Namespace, weights: Path, processes: Processes) -> None:
+def train(args: argparse.Namespace, weights: Path, shares: Shares) -> None:
     """Load the cells, train, and write the best weights and training.json."""
-    processes.check_batch(args.batch_size)
+    shares.check_batch(args.batch_size)
     keep_freed_memory()
     train_cells, val_cells = load_data(args)
     args.steps = math.ceil(len(train_cells.labels) / args.batch_size)  # per epoch
     data = {"train_sha256": sha256_of_cells(train_cells), "val_sha256": sha256_of_cells(val_cells)}
-    processes.check_data(data)
+    shares.check_data(data)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     same = settings.keys() - {"data", "out", "train_only", "export_only"}  # what may differ when a run is resumed
-    run = training.fingerprint({name: settings[name] for name in same} | {"processes": processes.world_size}, data)
+    run = training.fingerprint({name: settings[name] for name in same} | {"processes": shares.world_size}, data)
     checkpoint = args.out / f".{args.model}_state.pth"
     try:
-        with contextlib.nullcontext() if processes.rank else alone_in(args.out):
-            best_state, history = fit(args, train_cells, val_cells, run, checkpoint, processes)
-            if processes.rank == 0:
+        with contextlib.nullcontext() if shares.rank else alone_in(args.out):
+            best_state, history = fit(args, train_cells, val_cells, run, checkpoint, shares)
+            if shares.rank == 0:
                 report = {"settings": settings, "data": data, "epochs": history}
                 save_best(args, best_state, report, val_cells, weights)
                 checkpoint.unlink(missing_ok=True)
                 print(f"Saved: {weights}")
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
-        if processes.rank == 0 and training.read_checkpoint(checkpoint, run):
+        if shares.rank == 0 and training.read_checkpoint(checkpoint, run):
             print(f"\nThe same command continues after the last whole epoch ({checkpoint})", file=sys.stderr)
         raise
 
@@ -248,7 +251,7 @@ def save_best(args: argparse.Namespace, best_state: dict, report: dict, val_cell
     print(f"Best val acc: {accuracy(best):.4f}\n  epoch {best['epoch']}: {count_wrong(best['val'])} wrong")
     model = NETWORKS[args.model]()
     model.load_state_dict(best_state)
-    scale = calibrate(model, args.data / "calibration")
+    scale = calibrate(model, args.data)
     # A later chapter calibrates INT8 on blank cells, whose logits are lower than digits'. Calibrated ranges always
     # include 0, so with a maximum of 0 nothing is clipped. A shift changes no probability.
     shift = -training.logits_of(model, val_cells.pixels).max().item()
@@ -258,15 +261,15 @@ def save_best(args: argparse.Namespace, best_state: dict, report: dict, val_cell
     training.save_weights(model.state_dict(), weights)  # last: make takes this file as a sign that both are there
 
 
-def calibrate(model: torch.nn.Module, folder: Path) -> float:
-    """Scale the logits so that the cells in `folder` are likeliest; return the factor, 1 without such a folder.
+def calibrate(model: torch.nn.Module, data: Path) -> float:
+    """Scale the logits so that the calibration boards in `data` are likeliest; return the factor, 1 without any.
 
-    The cells are drawn in fonts that training never sees: on the training's own fonts, probabilities are too high. No
-    real photo is used.
+    They are drawn in fonts that training never sees: on the training's own fonts, probabilities are too high. No real
+    photo is used.
     """
-    if not folder.is_dir():
+    if not (data / "calibration_boards").is_dir():
         return 1.0
-    cells = load_cells(folder)
+    cells = load_split(data, "calibration")
     scale = training.fit_logit_scale(model, cells)
     training.change_logits(model, factor=scale)
     print(f"Logits scaled by {scale:.2f}: the best fit to {len(cells.labels):,} cells in fonts not trained on")
@@ -285,15 +288,12 @@ def export_onnx(weights: Path, onnx_file: Path, seed: int) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Train, then export; --train-only and --export-only do one of the two. Only the first process exports."""
-    threading.Thread(target=int).start()  # an error where none can be started, in which torch waits for ever
-    torch.set_num_threads(args.threads)
-    weights = args.out / f"{args.model}_best.pth"
-    processes = Processes()
+    weights, shares = args.out / f"{args.model}_best.pth", Shares(args.threads)
     if not args.export_only:
-        train(args, weights, processes)
-    if not args.train_only and processes.rank == 0:
+        train(args, weights, shares)
+    if not args.train_only and shares.rank == 0:
         export_onnx(weights, args.out / "sudoku_digitnet.onnx", args.seed)
-    processes.end()
+    shares.end()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import digitnet_parity as parity
-from digitnet_data import load_cells
 from digitnet_machine import keep_freed_memory, sha256, write_file, write_json, write_text
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import Limits, Reference
@@ -108,9 +107,11 @@ def check_beside_pytorch(args: argparse.Namespace, limits: Limits) -> tuple[list
     """Check the ONNX file against the weights, and write golden vectors if asked; return failures and report."""
     import torch
 
+    from digitnet_boards import load_split
+
     torch.set_num_threads(1)  # compute_reference runs batches side by side instead
     model = load_model(args.weights)
-    sets = {"validation cells": load_cells(args.data / "val"), **parity.newspaper_cells()}
+    sets = {"validation cells": load_split(args.data, "val"), **parity.newspaper_cells()}
     references = parity.make_references(model, sets)
     weights = exported_weights(model)
     failures, measured = parity.check(args.onnx, weights, references, limits)

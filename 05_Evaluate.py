@@ -47,7 +47,7 @@ from tqdm import tqdm
 import digitnet_boards as boards
 import digitnet_pictures as pictures
 import digitnet_scores as scores
-from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell, load_cells
+from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell
 from digitnet_machine import sha256, write_json, write_text
 from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, PhotoReading
@@ -102,7 +102,7 @@ def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
 
 def predict_sets(session: onnxruntime.InferenceSession, args: argparse.Namespace) -> dict[str, Predictions]:
     """Classify every set that exists, by name; print which are skipped."""
-    predictions = {VALIDATION: predict(session, load_cells(args.data / "val"))}
+    predictions = {VALIDATION: predict(session, boards.load_split(args.data, "val"))}
     grids = args.data / "grids"
     if (grids / "val.csv").exists():
         kind = CAMERA if any((grids / "val").glob("*_clean.png")) else PHOTO
@@ -125,7 +125,7 @@ def read_whole_photos(args: argparse.Namespace) -> list[PhotoReading]:
     if not table.exists():
         print(f"skipping real photos: no {table}")
         return []
-    session = open_session(args.onnx, threads=1)
+    session = open_session(args.onnx)
     cv2.setNumThreads(1)
     readings = []
     for photo in tqdm(boards.read_photos(table), desc="photos"):
@@ -193,8 +193,7 @@ def draw_pictures(predictions: dict[str, Predictions], photos: list[PhotoReading
     photo_sheet.unlink(missing_ok=True)  # of other photos
     if photos:
         pictures.misread_photos(photos, args.real / "photos", photo_sheet)
-    if (args.data / "train").is_dir():
-        pictures.training_cells(args.data / "train", args.out / "training_cells.png")
+    pictures.training_cells(args.data, args.out / "training_cells.png")
 
 
 def shortfalls(report: dict[str, dict], photos: dict | None, min_accuracy: float) -> list[str]:

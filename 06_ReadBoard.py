@@ -196,7 +196,7 @@ def main(args: argparse.Namespace) -> None:
     """Read every photo, print the results, and exit with the code of the worst."""
     cv2.setNumThreads(1)  # starting more takes longer than reading a photo
     keep_inputs([args.picture], [*args.photos, args.onnx])
-    session = open_session(find_model(args.onnx), threads=1)
+    session = open_session(find_model(args.onnx))
     codes = []
     for path in args.photos:
         try:

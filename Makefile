@@ -20,9 +20,9 @@ EPOCHS :=
 BATCH :=
 #= SEED         of puzzles, weights, order and augmentation
 SEED := 0
-#= THREADS      CPU threads of each process (empty: as many as cores, at most 4)
+#= THREADS      threads that share each batch; with another number, other weights (empty: as many as cores, at most 4)
 THREADS :=
-#= NPROC        processes that share each batch, for many cores (empty: one)
+#= NPROC        processes, each with THREADS threads, that share each batch (empty: one)
 NPROC :=
 #= TRAIN        puzzles for training
 TRAIN :=
@@ -87,11 +87,11 @@ TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run --standalone
 
 # --- files ---
 # A script, then the modules that it may import.
-SHARED     := $(addprefix digitnet_,model.py data.py onnx.py scores.py cli.py machine.py)
+SHARED     := $(addprefix digitnet_,model.py boards.py data.py onnx.py scores.py cli.py machine.py)
 DRAWING    := 02_PrepareData.py $(wildcard pages/*.py) $(addprefix digitnet_,boards.py data.py scores.py cli.py machine.py)
 TRAINING   := 03_Training.py digitnet_training.py $(SHARED)
-CHECKING   := 04_Parity.py digitnet_parity.py digitnet_boards.py $(wildcard pages/*.py) $(SHARED)
-READING    := 05_Evaluate.py digitnet_pictures.py digitnet_boards.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
+CHECKING   := 04_Parity.py digitnet_parity.py $(wildcard pages/*.py) $(SHARED)
+READING    := 05_Evaluate.py digitnet_pictures.py $(wildcard reading/*.py) pages/puzzles.py $(SHARED)
 REAL_TABLES := $(shell $(call option,cksum,$(or $(REAL),data/real)/labels.csv) $(call option,,$(or $(REAL),data/real)/photos/photos.csv) 2> /dev/null)
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
@@ -221,7 +221,7 @@ doctor:
 	@"$(ANY_PYTHON)" -I tools/doctor.py $(if $(INSTALLED),$(call option,--venv,$(VENV)) $(call option,--base,$(PYTHON3)),--python "$(PYTHON)")
 
 ## clean       remove artifacts, drawn data and build/ (not the virtual environment, not your own files)
-DRAWN := train val calibration grids .new.* .old.* prepared.json .drawing .made-by-02_PrepareData.py
+DRAWN := train val train_boards val_boards calibration_boards grids calibration .new.* .old.* prepared.json .drawing .made-by-02_PrepareData.py
 clean:
 	rm -rf build $(foreach file,$(filter-out $(YOURS),$(RESULTS)) $(wildcard $(OUT)/.*_state.pth) $(addprefix $(OUT)/.,settings evaluation check) \
 		$(if $(wildcard $(DATA)/.made-by-02_PrepareData.py),$(wildcard $(addprefix $(DATA)/,$(DRAWN)))),$(call option,,$(file)))

@@ -5,7 +5,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from digitnet_cli import UserError, first_line
-from digitnet_data import CELL_SIZE, Cells, mend_data, visible
+from digitnet_data import CELL_SIZE, Cells, check_data, load_cells, mend_data, visible
 
 BOARD_SIDE = 450  # pixels of a straightened board, from which the later chapters' grid processor cuts its cells
 # Cut off each side of a cell, as a fraction of the cell. Clients cut between 0 and 0.12, the value of the later
@@ -83,15 +83,29 @@ def is_board(givens: str | None) -> bool:
     return givens is not None and len(givens) == 81 and givens.isascii() and givens.isdigit()
 
 
-def load_boards(folder: Path | str, crop_margin: float) -> Cells:
+def load_split(data: Path, split: str) -> Cells:
+    """Load a part of a data folder: the cells in `data`/`split`, then the boards in `data`/`split`_boards.
+
+    One of the two is enough. Raises UserError, naming the file or folder, if they cannot be used. Never loads real
+    boards, which must stay unseen: scripts train on these cells, and choose the best epoch by them.
+    """
+    folder, more = data / split, data / f"{split}_boards"
+    check_data(data)
+    check_data(more)
+    parts = [load_cells(folder)] if folder.is_dir() or not more.is_dir() else []
+    if more.is_dir():
+        parts.append(load_boards(more, 0, mend_data(data, "correct or remove it")))
+    return Cells(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def load_boards(folder: Path, crop_margin: float, cure: str = "correct it, or leave --real out") -> Cells:
     """Cut the straightened boards in `folder`/boards into cells, labelled by `folder`/labels.csv.
 
-    Raises UserError if the labels or a board cannot be read.
+    Raises UserError, ending with `cure`, if the labels or a board cannot be read.
     """
-    labels = read_table(Path(folder) / "labels.csv", "board", "correct it, or leave --real out")
+    labels = read_table(folder / "labels.csv", "board", cure)
     pixels = []
-    for name, *_ in labels:
-        path = find_picture(Path(folder) / "boards" / name)
+    for path in find_pictures(folder / "boards", [label.file for label in labels]):
         board = load_photo(path)
         if board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
             raise UserError(f"{path} is not a square image of 252 or more pixels: straighten it, or remove its label")
@@ -99,15 +113,21 @@ def load_boards(folder: Path | str, crop_margin: float) -> Cells:
     return label_boards(pixels, [label.givens for label in labels], [label.file for label in labels])
 
 
-def find_picture(board: Path) -> Path:
-    """Return the path of a board's picture, in any format. Raises UserError if there is none, or more than one."""
-    names = {board.name.lower(), *(board.name.lower() + ending for ending in PICTURES)}
-    there = list(os.scandir(board.parent)) if board.parent.is_dir() else []
-    found = sorted(Path(entry.path) for entry in there if entry.name.lower() in names and entry.is_file())
-    if len(found) != 1:
-        seen = " and ".join(path.name for path in found) or "missing"
-        raise UserError(f"{board}, a board of labels.csv, is {seen}: give it one picture (JPEG, PNG) or remove the row")
-    return found[0]
+def find_pictures(folder: Path, boards: Sequence[str]) -> Iterator[Path]:
+    """Yield the path of each board's picture, in any format. Raises UserError if one has none, or more than one."""
+    there: dict[str, list[str]] = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []:
+        if entry.is_file():
+            stem, ending = os.path.splitext(entry.name.lower())
+            for name in {entry.name.lower(), stem} if ending in PICTURES else {entry.name.lower()}:
+                there.setdefault(name, []).append(entry.path)
+    for board in boards:
+        found = there.get(board.lower(), [])
+        if len(found) != 1:
+            seen = " and ".join(map(os.path.basename, found)) or "missing"
+            problem = f"{folder / board}, a board of labels.csv, is {seen}"
+            raise UserError(f"{problem}: give it one picture (JPEG, PNG) or remove the row")
+        yield Path(found[0])
 
 
 def load_photo(path: Path | str) -> np.ndarray:

@@ -54,14 +54,10 @@ def normalize(pixels: Any) -> Any:
 def load_cells(folder: Path | str) -> Cells:
     """Decode `folder`/0 .. `folder`/9, ten folders of 28x28 8-bit grey PNGs; print a note if some store RGB.
 
-    Raises UserError, naming the file or folder, if a class folder is missing, empty or unknown, an image is unreadable
-    or of another size or kind, or `folder` is among the real boards, which must stay unseen: scripts train on these
-    cells, and choose the best epoch by them.
+    Raises UserError, naming the file or folder, if a class folder is missing, empty or unknown, or an image is
+    unreadable or of another size or kind.
     """
-    folder = Path(folder)
-    if REAL_BOARDS in (folder.resolve(), *folder.resolve().parents):
-        raise UserError(f"{folder} is in data/real, which is for measuring, never for training: use other data")
-    paths, labels = list_cells(folder)
+    paths, labels = list_cells(Path(folder))
     pixels = np.empty((len(paths), CELL_SIZE, CELL_SIZE), np.uint8)
     starts = range(0, len(paths), CHUNK)
     colour = []
@@ -86,14 +82,8 @@ def read_cells(paths: list[str]) -> tuple[np.ndarray, list[str]]:
 def list_cells(folder: Path) -> tuple[list[str], list[int]]:
     """Return the paths of a data folder's images and their classes. Raises UserError, see load_cells."""
     classes = [str(c) for c in range(NUM_CLASSES)]
-    prepared = folder.parent / PREPARED
     if not folder.is_dir():
         raise UserError(f"no data in {folder}: {mend_data(folder.parent)}")
-    if (folder.parent / MARKER).exists():
-        try:
-            json.loads(prepared.read_bytes())["cells"]
-        except (OSError, ValueError, TypeError, KeyError):
-            raise UserError(f"{folder.parent} is only half prepared: {mend_data(folder.parent)}") from None
     found = sorted(entry.name for entry in visible(folder) if entry.is_dir())
     if found != classes:
         kinds = {"missing": set(classes) - set(found), "unknown": set(found) - set(classes)}
@@ -109,6 +99,19 @@ def list_cells(folder: Path) -> tuple[list[str], list[int]]:
         paths += files
         labels += [label] * len(files)
     return paths, labels
+
+
+def check_data(data: Path) -> None:
+    """Raise UserError if a data folder of ours is half-written or of an earlier version, or holds real boards."""
+    if REAL_BOARDS in (data.resolve(), *data.resolve().parents):
+        raise UserError(f"{data} is in data/real, which is for measuring, never for training: use other data")
+    if (data / MARKER).exists():
+        try:
+            json.loads((data / PREPARED).read_bytes())["cells"]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise UserError(f"{data} is only half prepared: {mend_data(data)}") from None
+        if (data / "calibration").exists():
+            raise UserError(f"{data} was drawn by an earlier version: {mend_data(data)}")
 
 
 def visible(folder: Path | str) -> list[os.DirEntry[str]]:

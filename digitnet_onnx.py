@@ -6,6 +6,8 @@ Running needs only numpy and onnxruntime; checking the contract imports onnx; lo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +29,13 @@ INPUT_NAME, OUTPUT_NAME = "input", "logits"
 SIGNATURE = {"input": (INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]), "output": (OUTPUT_NAME, [NUM_CLASSES])}  # after N
 OPSET = 19
 MAX_IR = 10  # what ONNX Runtime 1.18 on Android still reads
-MAX_THREADS = 4  # 81 cells are too little work for more
+MAX_THREADS = 4  # by default
 MAX_BATCH = 512  # cells in one run: bounds the memory
 
 
-def open_session(path: Path | str, threads: int | None = None, optimize: bool = True) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU with the options that read a board of 81 cells fastest (bench/bench.py).
+def open_session(path: Path | str, optimize: bool = True) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on the CPU, with one thread; see `side_by_side` for more.
 
-    `threads`: all cores up to MAX_THREADS if None. They spin while they wait for the next board; if the cores have
-    other work, one thread is the better choice.
     `optimize=False` runs the exported graph unchanged, which separates its errors from the optimizer's.
     Raises UserError if the file is missing or ONNX Runtime cannot load it.
     """
@@ -44,7 +44,7 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads or min(available_cpus(), MAX_THREADS)
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and on a Pi it warns of a missing GPU
     try:  # with the file's bytes, because it takes names in UTF-8 alone
         session = onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
@@ -59,13 +59,23 @@ def open_session(path: Path | str, threads: int | None = None, optimize: bool = 
         ) from None
 
 
+def side_by_side(function: Callable, parts: Sequence) -> list:
+    """Call `function` for each part, such as a batch, in a thread per core, at most MAX_THREADS; return the results.
+
+    ONNX Runtime's and PyTorch's own threads would share each batch instead. They spin while they wait for one another,
+    which takes several times as long when another program uses a core.
+    """
+    with ThreadPoolExecutor(min(available_cpus(), MAX_THREADS)) as pool:
+        return list(map(function, parts) if len(parts) == 1 else pool.map(function, parts))
+
+
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
     """Return the logits, float32 [N, 10], of normalized cells, float32 [N, 1, 28, 28]; run `batch` cells at a time.
 
     Raises UserError if a logit is not finite.
     """
     parts = [inputs[i : i + batch] for i in range(0, len(inputs), batch)]
-    logits = np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: part})[0] for part in parts])
+    logits = np.concatenate(side_by_side(lambda part: session.run([OUTPUT_NAME], {INPUT_NAME: part})[0], parts))
     if not np.isfinite(logits).all():
         path = getattr(session, "_model_path", "the ONNX file")
         raise UserError(f"{path} gives logits that are not finite: give the file that was exported")
@@ -82,7 +92,7 @@ def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple
     """Return the best class, int64 [N], and its softmax probability, float32 [N], of cells, uint8 [N, 28, 28]."""
     check_signature(session)
     batches = [pixels[i : i + MAX_BATCH, None] for i in range(0, len(pixels), MAX_BATCH)]
-    logits = np.concatenate([run_logits(session, normalize(batch)) for batch in batches])
+    logits = np.concatenate(side_by_side(lambda batch: run_logits(session, normalize(batch)), batches))
     return logits.argmax(axis=1), softmax(logits).max(axis=1)
 
 

@@ -14,7 +14,6 @@ import copy
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,13 +22,13 @@ from onnxruntime import InferenceSession
 
 from digitnet_cli import UserError, first_line, remake
 from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, normalize
-from digitnet_machine import available_cpus, sha256
+from digitnet_machine import sha256
 from digitnet_onnx import (
     MAX_BATCH,
-    MAX_THREADS,
     contract_failures,
     open_session,
     run_logits,
+    side_by_side,
     signature_failures,
     softmax,
 )
@@ -90,13 +89,12 @@ def compute_reference(
             len(inputs), NUM_CLASSES, dtype=dtype
         )  # small results between large buffers fragment the heap
 
-        def answer(part: torch.Tensor, result: torch.Tensor) -> None:
+        def answer(start: int) -> None:
+            part = slice(start, start + batch)
             with torch.inference_mode():
-                result[:] = network(part.to(dtype))
+                logits[part] = network(torch.from_numpy(inputs[part]).to(dtype))
 
-        # Batches side by side: PyTorch's own threads would share each one, and wait for one another.
-        with ThreadPoolExecutor(min(available_cpus(), MAX_THREADS)) as pool:
-            list(pool.map(answer, torch.from_numpy(inputs).split(batch), logits.split(batch)))
+        side_by_side(answer, range(0, len(inputs), batch))
         return logits.numpy()
 
     float64_logits = run(copy.deepcopy(model).double(), torch.float64, FLOAT64_BATCH)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The importable half of 03_Training.py: batches, augmentation, training state, checkpoints, several processes."""
+"""The importable half of 03_Training.py: batches, augmentation, training state, shares of a batch, checkpoints."""
 
 import copy
 import io
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from digitnet_cli import ROOT, UserError, first_line
 from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
 from digitnet_machine import sha256, write_file
-from digitnet_model import DigitNet
+from digitnet_model import from_training
+from digitnet_onnx import side_by_side
 from digitnet_scores import score
 
 EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's caches and are slower
@@ -28,12 +30,10 @@ EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's ca
 
 def draw_epoch(labels: torch.Tensor, count: int, blank_fraction: float, generator: torch.Generator) -> torch.Tensor:
     """Draw the indices of an epoch's cells, int64 [count]: `blank_fraction` blank, all digits equally often."""
-    members, sizes = labels.argsort(stable=True), torch.bincount(labels, minlength=NUM_CLASSES)
     shares = torch.full((NUM_CLASSES,), (1 - blank_fraction) / (NUM_CLASSES - 1))
     shares[BLANK] = blank_fraction
-    classes = torch.multinomial(shares, count, replacement=True, generator=generator)
-    within = torch.randint(2**62, (count,), generator=generator) % sizes[classes]
-    return members[(sizes.cumsum(0) - sizes)[classes] + within]
+    weights = (shares / torch.bincount(labels, minlength=NUM_CLASSES))[labels]
+    return torch.multinomial(weights, count, replacement=True, generator=generator)
 
 
 def draw_augmentation(
@@ -85,55 +85,6 @@ def augment(cells: torch.Tensor, affine: torch.Tensor, blurred: torch.Tensor) ->
     return cells
 
 
-class MeanOverCell(nn.Module):
-    """Average each channel over the cell, as AvgPool2d and Flatten do; forward and backward take half their time."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [N, C, H, W] -> [N, C]; fastest if `x` is channels_last, whose order this sum keeps."""
-        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
-
-
-def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
-    """Return the network that is trained instead of `model`; they share layers, and `from_training` undoes it.
-
-    Dropout is added before the last layer. DigitNet also gets BatchNorm there and behind its convolutions: white paper
-    gives all cells nearly equal features, so it would learn slowly without. Its ReLU moves behind the pool, where a
-    quarter of the values are left, with the same result.
-    """
-    layers: list[Any] = list(model.get_submodule("net").children())
-    linear = layers.pop()
-    if isinstance(model, DigitNet):
-        conv1, relu1, max_pool, conv2, relu2, *_ = layers
-        norm1, norm2 = nn.BatchNorm2d(conv1.out_channels), nn.BatchNorm2d(conv2.out_channels)
-        norm3 = nn.BatchNorm1d(conv2.out_channels)
-        for norm in (norm1, norm2):
-            norm.weight.requires_grad_(False)  # stays 1: a negative scale does not commute with max-pooling
-        for conv in (conv1, conv2):
-            conv.bias.requires_grad_(False)  # BatchNorm removes it, and its gradient takes a twelfth of the step
-        layers = [conv1, max_pool, norm1, relu1, conv2, norm2, relu2, MeanOverCell(), norm3]
-    network: Any = nn.Sequential(*layers, nn.Dropout(dropout), linear)
-    network.kind = type(model)  # for from_training
-    return network
-
-
-def from_training(network: Any) -> nn.Module:
-    """Return the model of a network made by `for_training`, with DigitNet's BatchNorm folded into other layers."""
-    layers: list[Any] = list(copy.deepcopy(network).eval().children())
-    linear, _ = layers.pop(), layers.pop()
-    model = network.kind()
-    if not isinstance(layers[-1], nn.BatchNorm1d):
-        model.net = nn.Sequential(*layers, linear)
-        return model.eval()
-    conv1, max_pool, norm1, relu1, conv2, norm2, relu2, _, norm3 = layers
-    conv1, conv2 = fuse_conv_bn_eval(conv1, norm1), fuse_conv_bn_eval(conv2, norm2)
-    with torch.no_grad():
-        scale = norm3.weight / (norm3.running_var + norm3.eps).sqrt()
-        linear.bias += linear.weight @ (norm3.bias - norm3.running_mean * scale)
-        linear.weight *= scale
-    model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, *model.net[5:7], linear)
-    return model.eval()
-
-
 def fit_logit_scale(model: nn.Module, cells: Cells) -> float:
     """Return the temperature-scaling factor with the lowest cross-entropy on `cells`, of 201 from 1/8 to 8.
 
@@ -159,33 +110,60 @@ def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> 
 
 def logits_of(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
     """Return the logits, float32 [N, 10], of cells, uint8 [N, 28, 28]."""
+
+    def answer(batch: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():  # holds for the thread that it is called in
+            return model(normalize(batch))
+
     model.eval()
-    batches = torch.from_numpy(pixels[:, None]).split(EVALUATION_BATCH)
-    with torch.no_grad():
-        return torch.cat([model(normalize(batch)) for batch in batches])
+    return torch.cat(side_by_side(answer, torch.from_numpy(pixels[:, None]).split(EVALUATION_BATCH)))
 
 
 class TrainState:
-    """The state that a training step changes: model (of for_training), EMA, optimizer, learning rate schedule.
+    """The state that a training step changes: model (of for_training), EMA, optimizers, learning rate schedules.
 
-    `ema_decay` is the decay of the exponential moving average per step. `steps` is the length of the whole
-    training; the learning rate rises to `lr` during its first `warmup_fraction`, then falls (OneCycle).
+    Muon trains the convolutions, AdamW the rest. Muon makes the singular values of each update equal, so directions
+    that seldom occur are learned as fast as others: Jordan et al., "Muon" (2024). The learning rate of both rises to
+    `lr` during the first `warmup_fraction` of all `steps`, then falls (OneCycle). `ema_decay` is the decay of the
+    exponential moving average per step.
     """
 
     def __init__(
         self, model: nn.Module, lr: float, steps: int, warmup_fraction: float, weight_decay: float, ema_decay: float
     ) -> None:
         self.model = model
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+        # Muon takes matrices alone; these share their memory with the kernels.
+        self.matrices = {kernel: as_matrix(kernel.detach()) for kernel in self.trained if kernel.ndim == 4}
+        others = [parameter for parameter in self.trained if parameter.ndim != 4]
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "adamw": torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, fused=True),
+            "muon": torch.optim.Muon(self.matrices.values(), lr=lr, weight_decay=weight_decay),
+        }
         warmup_fraction *= warmup_fraction * steps != 1  # OneCycleLR would divide by zero
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=lr, total_steps=steps, pct_start=warmup_fraction
-        )
+        self.schedules = {
+            f"{name}_schedule": torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, lr, steps, pct_start=warmup_fraction, cycle_momentum=False
+            )
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def step(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Update everything by the gradients of `trained`."""
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            parameter.grad = gradient
+            if parameter.ndim == 4:
+                self.matrices[parameter].grad = as_matrix(gradient.contiguous(memory_format=torch.channels_last))
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        for schedule in self.schedules.values():
+            schedule.step()
+        self.ema.update_parameters(self.model)
 
     def parts(self) -> dict[str, Any]:
         """Return the parts that have a state_dict, by their names in the checkpoint."""
-        return {"model": self.model, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {"model": self.model, "ema": self.ema, **self.optimizers, **self.schedules}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on, except the cells."""
@@ -202,35 +180,51 @@ class TrainState:
         return {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
 
 
-class Processes:
-    """The processes that torchrun started, each of which computes its share of every batch.
+def as_matrix(kernels: torch.Tensor) -> torch.Tensor:
+    """Return a view of a convolution's kernels, channels_last [O, I, H, W], as a matrix [O, H W I]."""
+    return kernels.permute(0, 2, 3, 1).view(len(kernels), -1)
 
-    In a single process, the usual case, the share is the whole batch and the methods change nothing.
+
+class Shares:
+    """The shares of a batch: a thread of Python computes each, in every process that torchrun started.
+
+    Each share has a core, and is normalised by itself. The threads meet once per step. PyTorch's own threads would meet
+    in every operator and spin there, which takes several times as long when another program uses a core.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         if dist.is_torchelastic_launched():
             dist.init_process_group("gloo")
         self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.share = slice(self.rank, None, self.world_size)
         if self.rank:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only the first process prints)
+        torch.set_num_threads(1)  # also of the threads that start later
+        self.threads = threads
+        self.pool = ThreadPoolExecutor(threads)
+        mine, count = range(self.rank * threads, (self.rank + 1) * threads), self.world_size * threads
+        self.slices = [slice(share, None, count) for share in mine]
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return `model` so that each backward pass averages the gradients over the processes."""
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
+    def networks(self, model: nn.Module) -> list[nn.Module]:
+        """Return `model` and copies with the same parameters, one for each thread; only BatchNorm's moments differ.
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Add up `values` over the processes, in place."""
+        The moments of the first are kept: those of its share of every batch.
+        """
+        same = {id(parameter): parameter for parameter in model.parameters()}
+        return [model, *(copy.deepcopy(model, dict(same)) for _ in range(self.threads - 1))]
+
+    def map(self, function: Callable, *inputs: Iterable) -> list:
+        """Call `function` in the threads; return the results."""
+        return list(self.pool.map(function, *inputs))
+
+    def sum(self, parts: Iterable[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """Add up lists of tensors over this process's `parts`, then over the processes, always in the same order."""
+        sums = [torch.stack(same).sum(0) for same in zip(*parts, strict=True)]
         if self.world_size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def average_buffers(self, model: nn.Module) -> None:
-        """Average BatchNorm's running moments over the processes, in place; each has seen its own shares alone."""
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                self.sum(buffer).div_(self.world_size)
+            flat = torch.cat([value.flatten() for value in sums])
+            dist.all_reduce(flat)
+            values = flat.split([value.numel() for value in sums])
+            sums = [value.view_as(shape) for value, shape in zip(values, sums, strict=True)]
+        return sums
 
     def gather(self, value: Any) -> list[Any]:
         """Return the `value` of every process, in the order of their ranks."""
@@ -240,11 +234,10 @@ class Processes:
         return values
 
     def check_batch(self, batch_size: int) -> None:
-        """Raise UserError if a batch has no equal shares of two or more cells, which BatchNorm needs."""
-        possible = max(2 * self.world_size, batch_size - batch_size % self.world_size)
-        if batch_size != possible:
-            shares = f"{self.world_size} processes no equal shares" if self.world_size > 1 else "BatchNorm no variance"
-            raise UserError(f"--batch-size {batch_size} gives {shares}: use {possible}")
+        """Raise UserError if a share of a batch has fewer than two cells, of which BatchNorm gets no variance."""
+        count = self.world_size * self.threads
+        if batch_size < 2 * count:
+            raise UserError(f"--batch-size {batch_size} is too small for {count} threads: use {2 * count} or more")
 
     def check_data(self, data: dict[str, str]) -> None:
         """Raise UserError if the processes have different cells, by the hashes in `data`."""

@@ -9,6 +9,7 @@ scripts    seconds and peak memory of each script, and of loading the cells     
 inference  a board of 81 cells and 512 cells: ONNX Runtime's options, and PyTorch      many calls in 3 rounds, median
 photo      photos of 1,000 pixels and 12 megapixels, one thread; the whole command     8 of each, median; 5
 processes  threads in one process against processes under torchrun                     1 each
+busy       training quiet, beside a busy loop, beside a second training               3 in turn, median
 
 Training is measured on the chapter's own cells. Measures every part unless --parts names some. Other work on the
 machine spoils the figures. Adds to bench.json in --out.
@@ -29,8 +30,8 @@ from digitnet_cli import argument_parser, run_script, seed
 from digitnet_machine import write_json
 from digitnet_scores import describe_run
 
-PARTS = ("chapter", "seeds", "scripts", "inference", "photo", "processes")
-TRAINING = {"chapter", "seeds", "scripts", "processes"}  # parts that take the chapter's own cells
+PARTS = ("chapter", "seeds", "scripts", "inference", "photo", "processes", "busy")
+TRAINING = {"chapter", "seeds", "scripts", "processes", "busy"}  # parts that take the chapter's own cells
 QUICK = ("chapter", "inference")
 
 
@@ -52,7 +53,7 @@ if __name__ == "__main__":
 from inference import bench_inference
 from measure import CHAPTER_EPOCHS, TARGET, chapter_cells, in_epochs, plural, run_measured, table, train_measured
 from photo import bench_photo
-from training import bench_chapter, bench_processes, bench_seeds
+from training import bench_busy, bench_chapter, bench_processes, bench_seeds
 
 
 def bench_scripts(args: argparse.Namespace) -> dict:
@@ -62,11 +63,12 @@ def bench_scripts(args: argparse.Namespace) -> dict:
     puzzles = ("--train", 30, "--val", 10) if args.quick else ()
     runs = {
         "02_PrepareData.py": [run_measured(sys.executable, "02_PrepareData.py", "--out", out / "data", *puzzles)],
-        "03_Training.py, one epoch": [train_measured(args.cells, out, "--train-only", "--epochs", 1)],
+        "03_Training.py, one epoch": [train_measured(args.data, out, "--train-only", "--epochs", 1)],
     }
-    load = "import sys; from digitnet_data import load_cells; [load_cells(folder) for folder in sys.argv[1:]]"
+    load = "import sys; from pathlib import Path; from digitnet_boards import load_split; "
+    load += "[load_split(Path(sys.argv[1]), split) for split in ('train', 'val')]"
     short = {
-        "load train and val": ("-c", load, args.cells / "train", args.cells / "val"),
+        "load train and val": ("-c", load, args.data),
         "03_Training.py --export-only": ("03_Training.py", "--out", out, "--export-only"),
         "05_Evaluate.py": ("05_Evaluate.py", "--onnx", onnx, "--data", args.data, "--out", out),
     }
@@ -79,7 +81,7 @@ def bench_scripts(args: argparse.Namespace) -> dict:
     for name, of in runs.items():
         seconds = statistics.median(run["seconds"] for run in of)
         rows.append([name, seconds, in_epochs(seconds, args), max(run["peak_mib"] for run in of), len(of)])
-    head = ["", "s", "in chapter's epochs", "peak MiB of the largest process", "runs"]
+    head = ["", "s", "in chapter's epochs", "peak MiB, all processes", "runs"]
     table("Each script, from start to end", head, rows)
     return runs
 
@@ -93,6 +95,7 @@ def measure_part(part: str, run: dict, report: Path, args: argparse.Namespace) -
         "inference": bench_inference,
         "photo": bench_photo,
         "processes": bench_processes,
+        "busy": bench_busy,
     }[part]
     start = time.perf_counter()
     found = {"run": run, "quick": args.quick, "results": measure(args)}

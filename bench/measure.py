@@ -2,13 +2,17 @@
 """Shared by all parts: run and measure commands, print tables."""
 
 import argparse
+import contextlib
 import json
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from digitnet_cli import UserError
@@ -16,34 +20,58 @@ from digitnet_cli import UserError
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = 0.9928  # validation accuracy that the chapter names
 CHAPTER_EPOCHS = 10  # its epochs
-# Runs a command and writes its peak memory (KiB, of its largest process). A separate launcher, because a child's count
-# includes the memory of its parent, and this process has imported torch.
-LAUNCHER = (
-    "import resource, subprocess, sys; code = subprocess.call(sys.argv[2:]); "
-    "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)); sys.exit(code)"
-)
+SAMPLE_SECONDS = 0.1  # between two looks at the memory
+
+
+def resident(pid: int) -> float:
+    """Return the resident memory of a process and all that it has started, in MiB; shared pages count once."""
+    memory = 0.0
+    with contextlib.suppress(OSError):  # it has ended
+        memory = int(re.findall(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[0]) / 1024
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            memory += sum(resident(int(child)) for child in children.read_text().split())
+    return memory
+
+
+@contextlib.contextmanager
+def peak_memory(pid: int) -> Iterator[list[float]]:
+    """Watch a process for a `with` block; the list's only value is the most memory seen, see resident."""
+    peak, ended = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            peak[0] = max(peak[0], resident(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def run_measured(*command: object) -> dict:
     """Run a command in the repository's folder and wait for it.
 
-    Returns `seconds`, `peak_mib` (memory of its largest process) and `seconds_to_target`: until the first line with a
-    validation accuracy of at least TARGET, or None. Raises UserError if the command fails.
+    Returns `seconds`, `peak_mib` (resident memory of all its processes) and `seconds_to_target`: until the first line
+    with a validation accuracy of at least TARGET, or None. Raises UserError if the command fails.
     """
     start, reached = time.perf_counter(), None
     command = [str(part) for part in command]
-    with tempfile.TemporaryFile("w+") as errors, tempfile.NamedTemporaryFile("r") as memory:
-        command = [sys.executable, "-S", "-c", LAUNCHER, memory.name, *command]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT) as process,
+        peak_memory(process.pid) as peak,
+    ):
         for line in process.stdout:
             if reached is None and line.startswith("val acc: ") and float(line.split()[-1]) >= TARGET:
                 reached = time.perf_counter() - start
         if process.wait():
             errors.seek(0)
             raise UserError(f"{' '.join(command)} failed: {errors.read()[-500:]}")
-        peak = int(memory.read()) / 1024
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mib": peak, "seconds_to_target": reached}
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_mib": peak[0], "seconds_to_target": reached}
 
 
 def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()) -> dict:
@@ -61,21 +89,11 @@ def train_measured(data: Path, out: Path, *options: object, launcher: tuple = ()
 
 
 def chapter_cells(data: Path, out: Path) -> Path:
-    """Link the chapter's own cells of `data` into the folder `out`, and return it, or `data` if it has no others.
-
-    The chapter trains on these alone. Only its pages have a clean print; photos of newspapers have none.
-    """
+    """Return the folder `out` with links to the chapter's own cells of `data`, without the boards beside them."""
     shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
     for split in ("train", "val"):
-        for label in map(str, range(10)):
-            (out / split / label).mkdir(parents=True)
-        cells = list((data / split).glob("[0-9]/*.png"))
-        chapter = {path.name.partition("_")[0] for path in cells if "_clean_" in path.name}
-        if not chapter:
-            return data
-        for path in cells:
-            if path.name.partition("_")[0] in chapter:
-                (out / split / path.parent.name / path.name).symlink_to(path)
+        (out / split).symlink_to(data / split)
     return out
 
 

@@ -37,7 +37,7 @@ def draw_page(view: np.ndarray, height: int, width: int) -> np.ndarray:
 def bench_photo(args: argparse.Namespace) -> dict:
     """Measure seconds per photo, from its JPEG file to the verdict, and of 06_ReadBoard.py with a verified one."""
     cv2.setNumThreads(1)
-    session = open_session(MODEL, threads=1)
+    session = open_session(MODEL)
     folder = args.out / "photos"
     folder.mkdir(exist_ok=True)
 

@@ -4,15 +4,19 @@
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
 from chapter import Chapter
-from measure import CHAPTER_EPOCHS, TARGET, in_epochs, plural, run_measured, table, train_measured
+from measure import CHAPTER_EPOCHS, ROOT, TARGET, in_epochs, plural, run_measured, table, train_measured
 
 from digitnet_machine import available_cpus
+
+SILENT = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+LOAD_SECONDS = 10  # more than a training needs to load its cells
 
 
 def bench_chapter(args: argparse.Namespace) -> dict:
@@ -75,6 +79,30 @@ def bench_seeds(args: argparse.Namespace) -> dict:
     return {"runs": runs}
 
 
+def bench_busy(args: argparse.Namespace) -> dict:
+    """Measure images per second quiet, beside a busy loop and beside a second training, three times in turn."""
+    out = args.out / "busy"
+    options = ("--train-only", "--epochs", 1)
+    training = (sys.executable, "03_Training.py", "--data", args.cells, "--out", out / "other", "--epochs", 1000)
+    beside = {"nothing": None, "a busy loop": (sys.executable, "-c", "while True: pass"), "a second training": training}
+    rates = {name: [] for name in beside}
+    for _ in range(1 if args.quick else 3):
+        for name, command in beside.items():
+            other = subprocess.Popen(list(map(str, command)), cwd=ROOT, **SILENT) if command else None
+            try:
+                if name == "a second training":  # until it has loaded its cells
+                    time.sleep(LOAD_SECONDS)
+                rates[name].append(train_measured(args.cells, out, *options)["images_per_second"])
+            finally:
+                if other:
+                    other.kill()
+                    other.wait()
+    rate = {name: statistics.median(values) for name, values in rates.items()}
+    rows = [[name, value, value / rate["nothing"]] for name, value in rate.items()]
+    table("Training beside other programs", ["beside", "images/s", "relative to quiet"], rows)
+    return rates
+
+
 def bench_processes(args: argparse.Namespace) -> dict:
     """Measure images per second and memory of one process with threads and of several under torchrun; an epoch each."""
     cpus = available_cpus()
@@ -94,6 +122,6 @@ def bench_processes(args: argparse.Namespace) -> dict:
         [*way.split(" x "), row["images_per_second"], row["images_per_second"] / first, row["peak_mib"]]
         for way, row in results.items()
     ]
-    head = ["processes", "threads each", "images/s", "relative to the first", "peak MiB of the largest process"]
+    head = ["processes", "threads each", "images/s", "relative to the first", "peak MiB, all processes"]
     table(f"Threads or processes, on {plural(cpus, 'core')}", head, rows)
     return results

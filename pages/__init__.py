@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw the pages that the networks learn from: puzzles, fonts, the chapter's page, the newspaper page, the camera."""
 
-PROBABILITIES = {  # of each family of effects (effects.py), per photo page
+EFFECTS = {  # how often a photo has each (effects.py, camera.py)
     "ghosts": 0.3,
     "marks": 0.3,
     "notes": 0.03,
@@ -14,4 +14,3 @@ PROBABILITIES = {  # of each family of effects (effects.py), per photo page
     "bends": 0.25,
     "corners": 0.22,
 }
-FAMILIES = tuple(PROBABILITIES)

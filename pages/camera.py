@@ -39,7 +39,7 @@ def photograph(
     page: np.ndarray,
     corners: np.ndarray,
     rng: np.random.Generator,
-    bends: np.random.Generator | None = None,
+    bent: bool = False,
     blur_scale: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Photograph a page as a phone does.
@@ -47,7 +47,7 @@ def photograph(
     Returns the view, uint8 [H, W], the grid's corners in it, float32 [4, 2], and the board's side in pixels.
     """
     side = np.exp(rng.uniform(*np.log(BOARD_SIZES)))
-    view, corners = take_view(page, corners, side, rng, bends)
+    view, corners = take_view(page, corners, side, rng, bent)
     view *= light(view.shape[0], rng)
     white = rng.uniform(110, 250)
     fog = rng.uniform(0, 0.35) * rng.random()  # stray light lifts the blacks
@@ -67,7 +67,7 @@ def photograph(
 
 
 def take_view(
-    page: np.ndarray, corners: np.ndarray, side: float, rng: np.random.Generator, bends: np.random.Generator | None
+    page: np.ndarray, corners: np.ndarray, side: float, rng: np.random.Generator, bent: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """View a page in perspective, on bent paper.
 
@@ -87,8 +87,8 @@ def take_view(
     map_y = ((back[1, 0] * along + (back[1, 1] * along + back[1, 2])[:, None]) / depth).astype(np.float32)
     place = cv2.perspectiveTransform(corners[None], np.linalg.inv(back))[0]
     bend = np.zeros((width, width, 2), np.float32)
-    if bends is not None:
-        bend += STEP * effects.curl(width, bends)
+    if bent:
+        bend += STEP * effects.curl(width, rng)
     if chance(rng, 0.6):
         points = int(rng.integers(3, 6))
         uneven = rng.normal(0, BOARD * rng.choice([0.003, 0.006, 0.012]), (points, points, 2)).astype(np.float32)
@@ -173,41 +173,37 @@ def take_photo(
     fonts: tuple[Font, ...],
     hands: tuple[Font, ...],
     rng: np.random.Generator,
-    without: frozenset[str] = frozenset(),
+    allowed: frozenset[str] = frozenset(pages.EFFECTS),
 ) -> Photo:
     """Take a photo of `puzzle` (81 characters, 0 = blank), printed in one of `fonts`, sometimes with handwriting.
 
-    `without` names families of effects (pages.FAMILIES) that are left out; everything else stays the same.
+    It has some of the `allowed` effects, by their probabilities in pages.EFFECTS.
     """
-    chances = dict(zip(pages.FAMILIES, rng.spawn(len(pages.FAMILIES)), strict=True))  # a generator per family
-    has = {name for name, own in chances.items() if chance(own, pages.PROBABILITIES[name])} - without
+    has = {name for name, often in pages.EFFECTS.items() if name in allowed and chance(rng, often)}
     givens = cells_of(puzzle, blank=False)
-    written = some(givens, 0.05, 0.7, chances["hand"]) if "hand" in has else givens[:0]
+    written = some(givens, 0.05, 0.7, rng) if "hand" in has else givens[:0]
     printed = "".join("0" if cell in written else digit for cell, digit in enumerate(puzzle))
-    small = chances["small"] if "small" in has else None
-    page, corners, ink = draw_board(printed, draw_glyphs(pick_file(fonts, rng), rng), rng, small)
+    page, corners, ink = draw_board(printed, draw_glyphs(pick_file(fonts, rng), rng), rng, "small" in has)
     sheet = Sheet(page, puzzle, written, ink, fonts, hands)
     for name, draw in effects.DRAWN.items():
         if name in has:
-            draw(sheet, chances[name])
+            draw(sheet, rng)
     page = age_paper(page, rng)
     steadiness = 0.5 if has & {"marks", "notes", "numbers"} else 1.0  # small digits, blurred, look like a pale big one
-    view, corners, side = photograph(page, corners, rng, chances["bends"] if "bends" in has else None, steadiness)
+    view, corners, side = photograph(page, corners, rng, "bends" in has, steadiness)
     corners = corners.round(2)
-    return Photo(view, corners, *aim(corners, side, rng, chances["corners"] if "corners" in has else None))
+    return Photo(view, corners, *aim(corners, side, rng, "corners" in has))
 
 
-def aim(
-    corners: np.ndarray, side: float, rng: np.random.Generator, astray: np.random.Generator | None = None
-) -> tuple[np.ndarray, float]:
+def aim(corners: np.ndarray, side: float, rng: np.random.Generator, astray: bool = False) -> tuple[np.ndarray, float]:
     """Draw the corners as a detector would find them, float32 [4, 2], and a client's crop margin.
 
-    With `astray`, one corner is far off.
+    If `astray`, one corner is far off.
     """
     outwards = (corners - corners.mean(axis=0)) * rng.uniform(-0.008, 0.034)  # the frame's outer edge, or beyond it
     error = rng.normal(0, 0.006 * side, (4, 2))
     if astray:
-        error[astray.integers(4)] += astray.normal(0, 0.032 * side, 2)
+        error[rng.integers(4)] += rng.normal(0, 0.032 * side, 2)
     crop_margin = rng.uniform(*CROP_MARGIN_RANGE) if chance(rng, 0.25) else rng.choice(CROP_MARGINS)
     return (corners + outwards + error).astype(np.float32), float(crop_margin)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw effects on pages, in named families, each of which can be left out.
+"""Draw effects on pages.
 
 ghosts   a board on the reverse (mirrored) or the next page that shows through, paler than the page's own ink
 marks    pencil marks: one to nine small digits in a cell, printed or by hand, sometimes beside a big digit
@@ -14,7 +14,6 @@ bends    a curled page: lines bow, digits leave the middle of their cells (pages
 corners  one corner marked far off (pages/camera.py)
 
 A cell's label is its full-size digit, so marks and ghosts leave a blank cell blank.
-Every family has its own random generator, so leaving one out changes nothing else.
 """
 
 import cv2
@@ -114,7 +113,7 @@ def curl(width: int, rng: np.random.Generator) -> np.ndarray:
     return np.dstack([strong * np.outer(bow, steady), weak * np.outer(steady, bow)]).astype(np.float32)
 
 
-# The families drawn on the printed page, in this order.
+# Those drawn on the printed page, in this order.
 DRAWN = {
     "hand": marks.hand,
     "numbers": marks.numbers,

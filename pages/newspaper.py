@@ -144,20 +144,20 @@ def draw_shades(rng: np.random.Generator) -> np.ndarray:
     return 1 - area * (1 - tone)
 
 
-def draw_size(glyphs: np.ndarray, rng: np.random.Generator, small: np.random.Generator | None) -> tuple[int, int]:
+def draw_size(glyphs: np.ndarray, rng: np.random.Generator, small: bool) -> tuple[int, int]:
     """Draw the digits' width and height in pixels."""
     height = (0.40 + 0.40 * rng.beta(1, 1.7)) * STEP  # mostly small
     if small:
-        height = small.uniform(0.2, 0.4) * STEP
+        height = rng.uniform(0.2, 0.4) * STEP
     width = height / glyphs.shape[1] * glyphs.shape[2] * rng.uniform(0.88, 1.1)
     shrink = min(1, 0.82 * STEP / width)  # a wide face stays within its cell
     return max(4, round(width * shrink)), max(8, round(height * shrink))
 
 
 def draw_board(
-    puzzle: str, glyphs: np.ndarray, rng: np.random.Generator, small: np.random.Generator | None = None
+    puzzle: str, glyphs: np.ndarray, rng: np.random.Generator, small: bool = False
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Print `puzzle` as a newspaper does, with small digits if `small` is given, the generator of their size.
+    """Print `puzzle` as a newspaper does, perhaps with `small` digits.
 
     Returns the reflectance, float32 [PAGE, PAGE], the grid's corners, float32 [4, 2], and the part of the light that
     the digits absorb.

@@ -54,6 +54,18 @@ def png(depth_and_colour, data, *chunks):
 PALETTE = png(b"\x08\x03", (b"\0" + b"\1" * 28) * 28, (b"PLTE", bytes([255, 0, 0, 0, 0, 255])))
 
 
+def boards(shape):
+    """Add a folder of boards beside the training cells, with one board of this shape, or none."""
+
+    def spoil():
+        os.makedirs("data/train_boards/boards")
+        write("data/train_boards/labels.csv", f"board,givens\none,{PUZZLE}\n".encode())()
+        if shape:
+            cv2.imwrite("data/train_boards/boards/one.png", np.full(shape, 200, np.uint8))
+
+    return spoil
+
+
 def replace_by(path, make):
     def spoil():
         shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
@@ -138,6 +150,15 @@ CASES = {
     "artifacts a link to nothing": (replace_by("artifacts", link_to("/mnt/x")), TRAIN, 1, "artifacts is a link to"),
     "validation is training": (same_pages, TRAIN, 1, "data/val has pages of data/train (1, such as 000000_clean)"),
     "half prepared": (write("data/.made-by-02_PrepareData.py", b""), TRAIN, 1, "only half prepared"),
+    "data of an earlier version": (
+        lambda: (write("data/.made-by-02_PrepareData.py", b"")(), write("data/prepared.json", b'{"cells": {}}')(),
+                 os.mkdir("data/calibration")), TRAIN, 1, "data was drawn by an earlier version: run `"),
+    "boards without a table": (lambda: os.mkdir("data/train_boards"), TRAIN, 1, "data/train_boards/labels.csv"),
+    "a board missing": (boards(None), TRAIN, 1, "data/train_boards/boards/one, a board of labels.csv, is missing"),
+    "a board of another size": (boards((252, 250)), TRAIN, 1, "one.png is not a square image of 252 or more pixels"),
+    "a board truncated": (
+        lambda: (boards((252, 252))(), cut("data/train_boards/boards/one.png", 60)()), TRAIN, 1,
+        "data/train_boards/boards/one.png ends too early or is damaged"),
     "others' data": (nothing, PREPARE, 1, "was not made by this script"),
     # images
     "image without bytes": (write(CELL, b""), TRAIN, 1, f"{CELL} is not a readable image"),
@@ -216,7 +237,7 @@ CASES = {
     ]},
     "huge batch": (
         nothing, [*TRAIN, "--batch-size", "99999999"], 1, "99999999 is too large for 10 cells: use at most 1024"),
-    "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 gives BatchNorm no variance: use 2"),
+    "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 is too small for 1 threads: use 2"),
     "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "not finite in epoch 1: no weights were written"),
     # where an input would be replaced
     **{f"{option} is an input": (nothing, [*command, option, path], 1, f"{path} would replace")

@@ -124,4 +124,4 @@ def test_make_works_in_a_folder_with_spaces(tmp_path):
     result = run("make", "data", f"PYTHON={PYTHON}", "TRAIN=1", "VAL=1", cwd=folder)
     assert result.code == 0, result.err
     cells = list((folder / "data" / "train").rglob("*.png"))
-    assert len(cells) == 8 * 81  # two pages, two more views, two newspapers cut twice
+    assert len(cells) == 2 * 81  # two pages

@@ -11,9 +11,8 @@ import pytest
 from conftest import ROOT, slow
 
 import digitnet_cli
-from digitnet_boards import read_pages
+from digitnet_boards import load_split, read_pages
 from digitnet_cli import UserError, remake
-from digitnet_data import list_cells
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import read_golden
 
@@ -33,7 +32,7 @@ def read_own_file(folder, name):
     """Read one of our files as the scripts do."""
     evaluate, path = importlib.import_module("05_Evaluate"), folder / name
     readers = {
-        "prepared.json": lambda: list_cells(folder / "data" / "train"),
+        "prepared.json": lambda: load_split(folder / "data", "train"),
         "val.csv": lambda: read_pages(path),
         "digitnet_best.pth": lambda: load_model(path),
         "training.json": lambda: evaluate.draw_history(path, folder / "x.png"),

@@ -19,7 +19,7 @@ STEP = 75  # pixels of a cell of the chapter's page
 
 @pytest.fixture(scope="module")
 def session():
-    return open_session(ROOT / "pretrained" / "sudoku_digitnet_photo.onnx", threads=1)
+    return open_session(ROOT / "pretrained" / "sudoku_digitnet_photo.onnx")
 
 
 @pytest.fixture(scope="module")

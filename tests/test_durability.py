@@ -37,7 +37,7 @@ def test_cells_are_on_the_disk_before_the_folder_counts_as_whole(tmp_path, monke
     steps = []
     for name in ("os.sync", "sync", "write_json"):
         monkeypatch.setattr(f"02_PrepareData.{name}", lambda *_, name=name: steps.append(name))
-    for part in (*prepare.SPLITS, "grids"):
+    for part in prepare.PARTS:
         (tmp_path / "new" / part).mkdir(parents=True)
     prepare.swap_in(tmp_path / "new", tmp_path / "old", tmp_path, {})
     assert steps == ["os.sync", "sync", "sync", "write_json"]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Effects on photo pages: each can be left out by name, none makes a blank cell a digit, ghosts are paler than ink."""
+"""Effects on photo pages: each shows, none makes a blank cell a digit, ghosts are paler than ink."""
 
 import numpy as np
 import pytest
 
 import pages
 from pages import effects, marks
-from pages.camera import take_photo
-from pages.fonts import load_fonts, load_hands
-from pages.newspaper import EDGE, PAGE, STEP
+from pages.camera import aim, photograph, take_photo
+from pages.fonts import draw_glyphs, load_fonts, load_hands
+from pages.newspaper import BOARD, EDGE, PAGE, STEP, draw_board
 from pages.pens import Sheet, pick_pen
 from pages.pens import cells_of as board_cells
 from pages.puzzles import draw_puzzle
@@ -27,21 +27,40 @@ def cells_of(page):
     return board.reshape(9, STEP, 9, STEP).swapaxes(1, 2).reshape(81, STEP, STEP)
 
 
-def photo(without=frozenset()):
-    return take_photo(PUZZLE, load_fonts("train"), load_hands("train"), np.random.default_rng(3), without)
+@pytest.mark.parametrize("effect", effects.DRAWN)
+def test_each_effect_changes_the_page(effect):
+    sheet = bare_sheet(board_cells(PUZZLE, blank=False)[::3])
+    effects.DRAWN[effect](sheet, np.random.default_rng(3))
+    assert np.abs(sheet.page - 1).max() > 0.02
 
 
-@pytest.mark.parametrize("family", pages.FAMILIES)
-def test_each_family_can_be_left_out_and_changes_nothing_else(family, monkeypatch):
-    monkeypatch.setattr(pages, "PROBABILITIES", dict.fromkeys(pages.FAMILIES, 0))
-    bare = photo()
-    monkeypatch.setitem(pages.PROBABILITIES, family, 1)
-    shown, left_out = photo(), photo(without=frozenset({family}))
-    assert (left_out.view == bare.view).all() and (left_out.cut_corners == bare.cut_corners).all()
-    if family == "corners":
-        assert (np.abs(shown.cut_corners - bare.cut_corners).max(axis=1) > 1).sum() == 1
-    else:
-        assert shown.view.shape != bare.view.shape or np.abs(shown.view.astype(int) - bare.view).max() > 10
+def test_a_photo_has_allowed_effects_alone(monkeypatch):
+    drawn = []
+    for effect in effects.DRAWN:
+        monkeypatch.setitem(effects.DRAWN, effect, lambda sheet, rng, effect=effect: drawn.append(effect))
+        monkeypatch.setitem(pages.EFFECTS, effect, 1)
+    faces = load_fonts("train"), load_hands("train")
+    for allowed in ({"marks", "tints"}, set(), set(effects.DRAWN)):
+        drawn.clear()
+        take_photo(PUZZLE, *faces, np.random.default_rng(3), frozenset(allowed))
+        assert set(drawn) == allowed
+
+
+def test_small_digits_bends_and_a_corner_far_off_show():
+    def board(**effect):
+        rng = np.random.default_rng(3)
+        return draw_board(PUZZLE, draw_glyphs(load_fonts("train")[0].upright[0], rng), rng, **effect)[:2]
+
+    def height(page):
+        inked = (np.flatnonzero((cell[8:-8, 8:-8] < 0.6).any(axis=1)) for cell in cells_of(page))
+        return max(np.ptp(rows) for rows in inked if len(rows))
+
+    (page, corners), (small, _) = board(), board(small=True)
+    assert height(small) < 0.42 * STEP < height(page)
+    flat, bent = (photograph(page, corners, np.random.default_rng(3), bent)[0] for bent in (False, True))
+    assert flat.shape == bent.shape and np.abs(flat.astype(int) - bent).max() > 10
+    found, astray = (aim(corners, BOARD, np.random.default_rng(3), astray)[0] for astray in (False, True))
+    assert (np.abs(astray - found).max(axis=1) > 1).sum() == 1
 
 
 @pytest.mark.parametrize("seed", range(8))

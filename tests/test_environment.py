@@ -93,7 +93,7 @@ def script():
 """
 
 
-@pytest.mark.parametrize("start", ["script()", "threading.Thread(target=script).start()"])
+@pytest.mark.parametrize("start", ["script()", "one = threading.Thread(target=script); one.start(); one.join()"])
 def test_a_notebooks_streams_and_threads_do_not_stop_a_script(start):
     done = run(sys.executable, "-c", NOTEBOOK + start, *READ[1:])
     assert done.code == 0 and not done.err, done.err

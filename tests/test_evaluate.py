@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, call, draw_boards, run, slow, train_small
 
-from digitnet_boards import Page, load_boards, rectangle
+from digitnet_boards import Page, load_boards, load_split, rectangle
 from digitnet_cli import UserError
-from digitnet_data import REAL_BOARDS, Cells, load_cells
+from digitnet_data import REAL_BOARDS, Cells
 from digitnet_pictures import PhotoReading, describe_photos, table_of_photos
 from digitnet_scores import Predictions, describe_predictions
 from reading.board import Reading
@@ -39,11 +39,15 @@ def test_the_repository_holds_no_picture_of_others():
 
 def test_nothing_trains_on_the_real_boards(tmp_path):
     with pytest.raises(UserError, match="never for training"):
-        load_cells(REAL_BOARDS / "train")
+        load_split(REAL_BOARDS / "boards", "train")
     link = tmp_path / "mine"
     link.symlink_to(REAL_BOARDS)
-    result = call("03_Training.py", "--data", link, "--out", tmp_path)
-    assert result.code == 1 and "never for training" in result.err and "Traceback" not in result.err
+    beside = tmp_path / "data" / "train_boards"
+    beside.parent.mkdir()
+    beside.symlink_to(REAL_BOARDS)
+    for data in (link, beside.parent):
+        result = call("03_Training.py", "--data", data, "--out", tmp_path)
+        assert result.code == 1 and "never for training" in result.err and "Traceback" not in result.err
 
 
 DAMAGE = {

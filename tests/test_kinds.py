@@ -18,7 +18,7 @@ CORNERS = EDGE + 9 * STEP * np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float3
 
 @pytest.fixture(scope="module")
 def session():
-    return open_session(ROOT / "pretrained" / "sudoku_digitnet_photo.onnx", threads=1)
+    return open_session(ROOT / "pretrained" / "sudoku_digitnet_photo.onnx")
 
 
 def as_digits(puzzle):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import draw_boards
 
-from digitnet_boards import find_picture, load_boards, load_photo, read_text
+from digitnet_boards import find_pictures, load_boards, load_photo, read_text
 from digitnet_cli import UserError
 from digitnet_data import SYSTEM_NAMES, load_cells, sha256_of_cells
 from pages import puzzles
@@ -160,7 +160,7 @@ def test_boards_of_any_picture_format_are_read_alike(tmp_path):
         picture.unlink()
     assert (cells[0] == cells[2]).all() and np.abs(cells[0] - cells[1]).max() <= 1
     with pytest.raises(UserError, match="is missing: give it one picture"):
-        find_picture(board.with_suffix(""))
+        list(find_pictures(board.parent, [board.stem]))
 
 
 def test_pictures_and_texts_that_cannot_be_read_are_reported(tmp_path, monkeypatch):

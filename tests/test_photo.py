@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from conftest import call
 
-from digitnet_boards import BOARD_SIDE, read_pages, rectangle, rectify
+from digitnet_boards import BOARD_SIDE, load_split, read_pages, rectangle, rectify
 from digitnet_cli import UserError
-from digitnet_data import load_cells
-from pages import FAMILIES
 from pages.camera import CROP_MARGIN_RANGE, cut_photo, photograph, take_photo
 from pages.fonts import TRAIN_FONTS, VAL_FONTS, draw_glyphs, font_files, load_fonts, load_hands
 from pages.newspaper import BOARD, EDGE, STEP, draw_board
 from pages.puzzles import draw_puzzle, solutions, vary_puzzle
 
-# Without effects, which would hide what the tests look for; tests/test_effects.py has those.
-SMALL = ("--style", "photo", "--train", 6, "--val", 4, "--seed", 7, "--without", *FAMILIES)
+SMALL = ("--style", "photo", "--train", 6, "--val", 4, "--seed", 7)
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +31,18 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(drawn, snapsh
     files = [snapshot(drawn / workers) for workers in ("1", "3")]
     fonts = [json.loads(found.pop("prepared.json"))["fonts"] for found in files]
     assert files[0] == files[1]
-    assert len(files[0]) == 10 * 82 + 6 * 81 + 3  # cells and pages, calibration cells, two CSV files, the marker
+    assert len(files[0]) == 10 * 2 + 6 + 2 + 3 + 1  # pages and boards, calibration boards, tables, the marker
     assert fonts[0] == fonts[1] and not set(fonts[0]["train"]) & set(fonts[0]["val"])
 
 
-def test_cells_lie_in_the_folder_of_their_digit_and_train_and_val_share_no_puzzle(drawn):
+def test_boards_have_their_givens_and_train_and_val_share_no_puzzle(drawn):
     givens = {}
     for split in ("train", "val"):
-        cells = load_cells(drawn / "1" / split)
+        cells = load_split(drawn / "1", split)
         pages = read_pages(drawn / "1" / "grids" / f"{split}.csv")
         assert len(cells.labels) == 81 * len(pages)
         for page in pages:
-            mine = cells.boards == page.file.removesuffix(".png")
+            mine = cells.boards == page.file.removesuffix("_cam.png")
             assert "".join(map(str, cells.labels[mine][np.argsort(cells.places[mine])])) == page.givens
         givens[split] = {page.givens for page in pages}
     assert len(givens["train"]) == 6 and len(givens["val"]) == 4 and not givens["train"] & givens["val"]
@@ -53,12 +50,12 @@ def test_cells_lie_in_the_folder_of_their_digit_and_train_and_val_share_no_puzzl
 
 def test_pages_show_the_board_at_the_corners_of_the_csv(drawn):
     """A page straightened by its corners gives the cells of the folders, but for the detector's error and the cut."""
-    cells = load_cells(drawn / "1" / "val")
+    cells = load_split(drawn / "1", "val")
     for page in read_pages(drawn / "1" / "grids" / "val.csv"):
         view = cv2.imread(str(drawn / "1" / "grids" / "val" / page.file), cv2.IMREAD_UNCHANGED)
         board = rectify(view, page.corners, 9 * 28).astype(float).reshape(9, 28, 9, 28).swapaxes(1, 2)
         board = board.reshape(81, 28, 28)
-        mine = cells.boards == page.file.removesuffix(".png")
+        mine = cells.boards == page.file.removesuffix("_cam.png")
         light = cells.pixels[mine][np.argsort(cells.places[mine])][:, 8:20, 8:20].mean(axis=(1, 2))
         assert np.corrcoef(light, board[:, 8:20, 8:20].mean(axis=(1, 2)))[0, 1] > 0.8
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import call
 
-from digitnet_boards import cut_cells, read_pages, rectify
+from digitnet_boards import cut_cells, load_split, read_pages, read_table, rectify
 from digitnet_data import load_cells
 from pages.camera import take_photo
+from pages.cells import Task, make
 from pages.fonts import load_fonts, load_hands
 from pages.puzzles import GIVENS, draw_puzzle, solutions
 from pages.tutorial import FACES, draw_page, view_page
@@ -47,15 +48,16 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, sna
     for name in files:
         assert files[name].pop("prepared.json")  # holds the date and the number of workers
     assert files["one"] == files["three"]
-    # Cells and pages of 5 puzzles, of 6 more views and of 6 newspapers cut twice, 3 boards for calibration, two CSV
-    # files, the marker.
-    assert len(files["one"]) == (5 * 2 + 6 + 6 * 2) * 82 + 3 * 81 + 3
+    # Cells and pages of 5 puzzles; boards of 6 more views, of 6 newspapers cut twice, and for calibration; the tables
+    # of two folders of pages and of two of boards; the marker.
+    assert len(files["one"]) == 5 * 2 * 82 + (6 + 6 * 2 + 3) + 4 + 1
 
     result = call("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one")
     assert result.code == 0, result.err
     other = snapshot(tmp_path / "one")
     assert other.keys() != files["one"].keys()  # other digits at other places
-    assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == (3 * 2 + 6 + 6 * 2) * 81  # replaced, not added to
+    assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == 3 * 2 * 81  # replaced, not added to
+    assert len(list((tmp_path / "one" / "train_boards" / "boards").iterdir())) == 6 + 6 * 2
 
 
 def test_labels_places_and_crop_margins_are_right(built):
@@ -64,10 +66,9 @@ def test_labels_places_and_crop_margins_are_right(built):
         places = zip(cells.boards, cells.places, strict=True)
         found = dict(zip(places, zip(cells.labels, cells.pixels, strict=True), strict=True))
         pages = read_pages(built.data / "grids" / f"{split}.csv")
-        views, newspapers = (2 * puzzles, 4 * puzzles) if split == "train" else (0, 0)  # after the chapter's pages
-        assert len(pages) == 2 * puzzles + views + newspapers and len(found) == len(pages) * 81
-        assert [page.file[:6] for page in pages[: 2 * puzzles : 2]] == [f"{n:06d}" for n in range(puzzles)]
-        for page in pages[: 2 * puzzles]:
+        assert len(pages) == 2 * puzzles and len(found) == len(pages) * 81
+        assert [page.file[:6] for page in pages[::2]] == [f"{n:06d}" for n in range(puzzles)]
+        for page in pages:
             name = page.file.removesuffix(".png")
             image = cv2.imread(str(built.data / "grids" / split / page.file), cv2.IMREAD_UNCHANGED)
             whole = (int(name[:6]) + name.endswith("_cam")) % 2 == 0
@@ -89,37 +90,42 @@ def test_own_puzzles_are_used(tmp_path):
     result = call("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
     assert result.code == 0, result.err
     pages = {split: read_pages(tmp_path / "data" / "grids" / f"{split}.csv") for split in ("train", "val")}
-    assert {page.givens for page in [*pages["train"][:6], *pages["val"]]} == set(own)
+    assert {page.givens for page in [*pages["train"], *pages["val"]]} == set(own)
 
 
-def test_newspapers_are_in_train_alone_and_show_its_own_puzzles(built):
-    cells = {split: load_cells(built.data / split) for split in ("train", "val", "calibration")}
+def test_boards_are_in_train_alone_and_show_its_own_puzzles(built):
+    cells = {split: load_split(built.data, split) for split in ("train", "val", "calibration")}
+    pages = {f"{n:06d}_{kind}" for n in range(6) for kind in ("clean", "cam")}
+    assert set(cells["train"].boards) == pages | {f"{n:06d}" for n in range(6, 42)}
     assert set(cells["val"].boards) == {f"{n:06d}_{kind}" for n in range(3) for kind in ("clean", "cam")}
-    assert set(cells["calibration"].boards) == {f"{n:06d}_cam" for n in range(6)}
-    pages = read_pages(built.data / "grids" / "train.csv")
-    newspapers = [page for page in pages if int(page.file[:6]) >= 18]
-    assert len(newspapers) == 24 and all(page.file.endswith("_cam.png") for page in newspapers)
-    for photo in zip(*(newspapers[cut::2] for cut in range(2)), strict=True):  # each photo is cut twice
-        assert len({(page.givens, page.corners.tobytes()) for page in photo}) == 1
-        cuts = [cells["train"].pixels[cells["train"].boards == page.file[:-4]].tobytes() for page in photo]
-        assert len(set(cuts)) == 2
-    for page in newspapers:
-        pixels = cells["train"].pixels[cells["train"].boards == page.file[:-4]]
-        assert len(pixels) == 81 and np.median(pixels) < 255  # a photo: its paper is not as white as a clean print
+    assert set(cells["calibration"].boards) == {f"{n:06d}" for n in range(6)}
+    puzzles = {page.givens for page in read_pages(built.data / "grids" / "train.csv")}
+    boards = {board.file: board.givens for board in read_table(built.data / "train_boards" / "labels.csv", "board", "")}
+    of = {number: cells["train"].pixels[cells["train"].boards == f"{number:06d}"] for number in range(6, 42)}
+    for number, pixels in of.items():
+        labels = cells["train"].labels[cells["train"].boards == f"{number:06d}"]
+        assert boards[f"{number:06d}"] == "".join(map(str, labels))
+        if number < 18:  # a further view
+            assert boards[f"{number:06d}"] in puzzles
+            ink = pixels[:, 7:21, 7:21].min(axis=(1, 2)) < 128  # the digits are in the middle, at their places
+            assert ink.tolist() == (labels != 0).tolist()
+        else:  # a newspaper, whose paper is not as white as a clean print's
+            assert np.median(pixels) < 255
+    for number in range(18, 42, 2):  # each photo is cut twice
+        assert boards[f"{number:06d}"] == boards[f"{number + 1:06d}"] and (of[number] != of[number + 1]).any()
 
 
-def test_further_views_are_cut_at_slightly_wrong_corners(built):
-    cells = load_cells(built.data / "train")
-    for page in read_pages(built.data / "grids" / "train.csv")[12:24]:
-        number = int(page.file[:6])
-        image = cv2.imread(str(built.data / "grids" / "train" / page.file), cv2.IMREAD_UNCHANGED)
-        side, crop_margin = (450, 0.12) if number % 2 == 0 else (675, 0.0)
-        found = np.stack(
-            [cells.pixels[(cells.boards == page.file[:-4]) & (cells.places == cell)][0] for cell in range(81)]
-        )
-        assert (found != cut_cells(rectify(image, page.corners, side), crop_margin)).any()
-        ink = found[:, 7:21, 7:21].min(axis=(1, 2)) < 128  # the digits are still in the middle, at their places
-        assert ink.tolist() == [digit != "0" for digit in page.givens]
+def test_further_views_are_cut_at_slightly_wrong_corners(tmp_path):
+    page, corners = draw_page(draw_puzzle(np.random.default_rng(0)), FACES[0])
+    for folder in ("grids/train", "train_boards/boards", *(f"train/{label}" for label in range(10))):
+        (tmp_path / folder).mkdir(parents=True)
+    task = Task("train", (0, 2), draw_puzzle(np.random.default_rng(0)), None)
+    make(task, 0, tmp_path)
+    view, where = view_page(page, corners, np.random.default_rng([0, False, 2]))
+    board = cv2.imread(str(tmp_path / "train_boards" / "boards" / "000002.png"), cv2.IMREAD_UNCHANGED)
+    true = cut_cells(rectify(view, where, 450), 0.12)
+    found = board.reshape(9, 28, 9, 28).swapaxes(1, 2).reshape(81, 28, 28)
+    assert (found != true).any() and np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.5
 
 
 def test_seed_0_draws_the_pages_that_were_reviewed():
@@ -131,4 +137,4 @@ def test_seed_0_draws_the_pages_that_were_reviewed():
     view, _ = view_page(*pages[0], np.random.default_rng([0, False, 0]))
     photo = take_photo(puzzles[0], load_fonts("train"), load_hands("train"), np.random.default_rng([0, 0, 0]))
     found = [view.mean(), view.std(), photo.view.mean(), photo.view.std()]
-    assert found == pytest.approx([242.68, 48.94, 94.23, 27.17], abs=0.3)
+    assert found == pytest.approx([242.68, 48.94, 208.88, 54.77], abs=0.3)

@@ -3,7 +3,6 @@
 
 import importlib
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,16 @@ from conftest import ROOT, TORCHRUN, Chain, call, run
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells, normalize
-from digitnet_model import NETWORKS, block
+from digitnet_model import NETWORKS, block, for_training, from_training
 from digitnet_onnx import load_model
 from digitnet_training import (
-    Processes,
+    Shares,
     TrainState,
     augment,
     change_logits,
     draw_augmentation,
     draw_epoch,
-    evaluate,
     fit_logit_scale,
-    for_training,
-    from_training,
     logits_of,
 )
 
@@ -52,50 +48,48 @@ def two(built: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-class Halves(torch.nn.Module):
-    """A network that normalises the two halves of each batch by themselves, as two processes do."""
-
-    def __init__(self, network: torch.nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits in the cells' order."""
-        return torch.stack([self.network(x[0::2]), self.network(x[1::2])], 1).flatten(0, 1)
+def test_two_processes_train_as_two_threads(built, two, tmp_path):
+    options = (*OPTIONS, "--threads", 2)
+    assert call("03_Training.py", "--data", built.data, *options, "--out", tmp_path).code == 0
+    (epochs, weights), (expected, in_threads) = trained(two), trained(tmp_path)
+    assert [e["train_loss"] for e in epochs] == pytest.approx([e["train_loss"] for e in expected], rel=1e-4)
+    assert epochs[1]["val"]["loss"] == pytest.approx(expected[1]["val"]["loss"], rel=1e-3)
+    for name, value in in_threads.items():
+        assert (weights[name] - value).norm() < 0.01 * value.norm(), name
 
 
-class OneProcess(Processes):
-    """One process that trains as two do."""
+def test_shares_are_normalised_apart_and_their_gradients_add_up():
+    torch.manual_seed(0)
+    model = for_training(NETWORKS["digitnet"](), 0.0)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    x, labels = torch.rand(64, 1, 28, 28) * 2 - 1, torch.arange(64) % 10
+    shares = Shares(2)
 
-    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Return `model` so that it takes a batch in two halves."""
-        return Halves(model)
+    def compute(network, share):
+        loss = torch.nn.functional.cross_entropy(network(x[share]), labels[share], reduction="sum")
+        return torch.autograd.grad(loss, parameters)
+
+    networks = shares.networks(model)
+    found = shares.sum(shares.map(compute, networks, shares.slices))
+    expected = [
+        torch.stack(same).sum(0) for same in zip(*(compute(model, half) for half in shares.slices), strict=True)
+    ]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    whole = compute(model, slice(None))
+    assert any((one - other).norm() > 1e-3 * one.norm() for one, other in zip(found, whole, strict=True))
+    assert all(p is q for p, q in zip(*(network.parameters() for network in networks), strict=True))
+    assert not torch.equal(*(network[2].running_mean for network in networks))
 
 
-def test_two_processes_train_as_one_that_normalises_their_shares(built, two, monkeypatch):
-    training = importlib.import_module("03_Training")
-    monkeypatch.setattr("sys.argv", ["03_Training.py", *map(str, OPTIONS)])
-    args, cells = training.parse_args(), load_cells(built.data / "train")
-    args.steps = math.ceil(len(cells.labels) / args.batch_size)
-    state, processes = training.build(args), OneProcess()
-    losses = [training.train_epoch(state, args, cells, epoch, processes) for epoch in (1, 2)]
-    epochs, weights = trained(two)
-    assert [epoch["train_loss"] for epoch in epochs] == pytest.approx(losses, rel=1e-3)
-    # Here the running moments follow one half after the other; two processes average them.
-    val = evaluate(state.ema.module, load_cells(built.data / "val"), args.label_smoothing)
-    assert epochs[1]["val"]["loss"] == pytest.approx(val["loss"], rel=1e-2)
-    for name, value in state.ema_weights().items():
-        assert (weights[name] - value).norm() < 0.05 * value.norm(), name
-
-
-def test_a_batch_without_equal_shares_and_other_cells_are_refused(monkeypatch):
-    processes = Processes()
-    monkeypatch.setattr(processes, "world_size", 2)
-    with pytest.raises(UserError, match="--batch-size 65 gives 2 processes no equal shares: use 64"):
-        processes.check_batch(65)
-    monkeypatch.setattr(processes, "gather", lambda data: [data, data | {"val": "other"}])
+def test_too_small_a_share_and_other_cells_are_refused(monkeypatch):
+    shares = Shares(2)
+    with pytest.raises(UserError, match="--batch-size 3 is too small for 2 threads: use 4 or more"):
+        shares.check_batch(3)
+    shares.check_batch(5)
+    monkeypatch.setattr(shares, "gather", lambda data: [data, data | {"val": "other"}])
     with pytest.raises(UserError, match="process 1 has other cells than process 0"):
-        processes.check_data({"train": "x", "val": "y"})
+        shares.check_data({"train": "x", "val": "y"})
 
 
 def test_make_nproc_trains_with_torchrun(built, tmp_path):
@@ -127,13 +121,25 @@ def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares():
 def test_any_number_of_steps_trains(warmup):
     """Also 10 with a tenth of them as warm-up, for which OneCycleLR alone divides by zero."""
     for steps in range(1, 40):
-        state = TrainState(torch.nn.Linear(1, 1), 0.01, steps, warmup, 0.0, 0.9)
+        model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Linear(1, 1))
+        state = TrainState(model.to(memory_format=torch.channels_last), 0.01, steps, warmup, 0.0, 0.9)
         rates = []
         for _ in range(steps):
-            rates.append(state.schedule.get_last_lr()[0])
-            state.optimizer.step()
-            state.schedule.step()
-        assert all(0 < rate <= 0.01 for rate in rates) and (steps < 10 or max(rates) > 0.009)
+            rates.append([schedule.get_last_lr()[0] for schedule in state.schedules.values()])
+            state.step([torch.ones_like(parameter) for parameter in state.trained])
+        assert all(0 < adamw == muon <= 0.01 for adamw, muon in rates)
+        assert steps < 10 or max(rates)[0] > 0.009
+
+
+def test_muon_changes_the_kernels_themselves_and_no_direction_more_than_others():
+    kernels = torch.nn.Conv2d(4, 8, 3, bias=False).to(memory_format=torch.channels_last)
+    state = TrainState(torch.nn.Sequential(kernels, torch.nn.Linear(1, 1)), 0.1, 3, 0.5, 0.0, 0.9)
+    before = kernels.weight.detach().clone()
+    gradient = torch.zeros_like(before)
+    gradient[0], gradient[1] = 100 * torch.rand(4, 3, 3), torch.rand(4, 3, 3)
+    state.step([gradient, torch.zeros(1, 1), torch.zeros(1)])
+    update = (before - kernels.weight.detach()).flatten(1).norm(dim=1)
+    assert update[0] > 0 and update[1] > 0.3 * update[0] and update[2:].max() < 1e-2 * update[0]
 
 
 class Another(torch.nn.Module):
@@ -204,8 +210,8 @@ def test_the_largest_validation_logit_is_zero(built):
 
 def test_bfloat16_trains_float32_weights(built, tmp_path):
     """On few cells: where the processor does not compute in bfloat16, it takes many times as long."""
-    for name, split in (("train", "val"), ("val", "calibration")):
-        (tmp_path / name).symlink_to(built.data / split)
+    for name, part in (("train", "val"), ("val_boards", "calibration_boards")):
+        (tmp_path / name).symlink_to(built.data / part)
     options = ("--data", tmp_path, *OPTIONS, "--out")
     assert call("03_Training.py", *options, tmp_path / "plain").code == 0
     assert call("03_Training.py", *options, tmp_path / "short", "--bf16").code == 0
