@@ -36,7 +36,7 @@ from digitnet_data import BLANK
 from digitnet_machine import write_file
 from digitnet_onnx import open_session
 from reading.board import Reading, read_board
-from reading.grid import Board, photo_points
+from reading.grid import Board, is_convex, photo_points
 from reading.rules import Reason, name_of, place_of
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
@@ -192,6 +192,18 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
     write_file(path, lambda name: Path(name).write_bytes(content))
 
 
+def checked_corners(numbers: list[float], photo: np.ndarray) -> np.ndarray:
+    """Return --corners as float32 [4, 2]. Raises UserError unless they are a board's in the photo."""
+    corners = np.array(numbers, np.float32).reshape(4, 2)
+    height, width = photo.shape
+    inside = (corners > -1).all() and (corners < (width, height)).all()  # never of NaN
+    if not (inside and is_convex(corners)):
+        raise UserError(
+            f"--corners: give x y of the four corners, clockwise, each inside the photo of {width} x {height} pixels"
+        )
+    return corners
+
+
 def main(args: argparse.Namespace) -> None:
     """Read every photo, print the results, and exit with the code of the worst."""
     cv2.setNumThreads(1)  # starting more takes longer than reading a photo
@@ -212,7 +224,7 @@ def main(args: argparse.Namespace) -> None:
         if args.straightened:
             board = Board(rectangle(-0.5, -0.5, *photo.shape[::-1]))
         elif args.corners:
-            board = Board(np.array(args.corners, np.float32).reshape(4, 2))
+            board = Board(checked_corners(args.corners, photo))
         reading = read_board(session, photo, board, args.crop_margin)
         codes.append(EXIT_CODES[reading.verdict])
         if args.json:

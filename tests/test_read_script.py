@@ -149,6 +149,13 @@ def test_a_mistake_is_reported_in_one_line(photos, options, code, words):
     assert not (folder / "out.png").exists()
 
 
+@pytest.mark.parametrize("corners", ["0 0 9 0 nan 9 0 9", "9 9 9 99 99 99 99 9", "9 9 999 9 999 99 9 99"])
+def test_corners_that_no_board_has_end_in_one_line(photos, corners):
+    result = read("turned0.png", "--corners", *corners.split(), cwd=photos[0])
+    assert result.code == 1 and len(result.err.splitlines()) == 1
+    assert "--corners: give x y of the four corners, clockwise, each inside the photo of 800 x" in result.err
+
+
 def test_unreadable_photos_do_not_stop_the_others_and_are_no_secret(photos):
     folder, puzzle, _, _ = photos
     result = read("nowhere.jpg", "turned0.png", "white.png", "repeated.png", cwd=folder)
