@@ -20,7 +20,7 @@ from digitnet_onnx import check_signature
 from reading import grid
 from reading.cells import crop_margins, ink_doubts, possible_readings, raise_contrast, read_upright
 from reading.grid import BORDER, SCORE_CELL, Board, Pyramid
-from reading.ink import CELL, Ink, darkness_and_light, measure_ink
+from reading.ink import CELL, Ink, darkness_and_light, even_cells, measure_ink
 from reading.proposals import ink_masks, propose
 from reading.rules import Reason, Rules, place_of
 
@@ -174,7 +174,8 @@ def prepare_page(whole: np.ndarray) -> tuple[np.ndarray, Ink, bool]:
     inverted = light > darkness
     if inverted:
         page = cv2.bitwise_not(page)
-    return raise_contrast(page, max(darkness, light)), measure_ink(page), inverted
+    page, raised = even_cells(page)
+    return raise_contrast(page, max(darkness, light)), measure_ink(page, raised), inverted
 
 
 def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:

@@ -137,7 +137,7 @@ def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarr
     and whether digits with doubtful ink are known to agree with it.
     """
     digits = np.where(ink.digit_sized, guesses, BLANK)
-    unmarked = np.where(ink.beside, BLANK, digits)
+    unmarked = np.where(ink.beside | ink.raised, BLANK, digits)
     with contextlib.suppress(SearchLimitError):  # undecided: Rules.judge reports it
         full = complete(rules, guesses)
         if full is not None:
@@ -175,7 +175,7 @@ def possible_readings(cells: CellReadings) -> list[set[int]]:
         classes = set(np.flatnonzero(probabilities[cell] > POSSIBLE).tolist())
         classes |= set(cells.logits[:, cell].argmax(axis=1).tolist())
         if guesses[cell] != BLANK:
-            doubtful = ink.beside[cell] or not ink.digit_sized[cell]
+            doubtful = ink.beside[cell] or ink.raised[cell] or not ink.digit_sized[cell]
             classes |= {BLANK} if doubtful and not cells.agree else set()
         elif ink.digit_sized[cell]:
             classes |= set() if ink.beside[cell] else {int(probabilities[cell, 1:].argmax()) + 1}
@@ -193,7 +193,8 @@ def ink_doubts(cells: CellReadings) -> list[Reason]:
     A digit in such a blank cell may be damaged.
     """
     guesses = cells.probabilities.argmax(axis=1)
-    unsure = (cells.digits == BLANK) & (cells.ink.inked | (cells.probabilities[:, BLANK] < POSSIBLE))
+    inked = cells.ink.inked
+    unsure = (cells.digits == BLANK) & (inked | (cells.probabilities[:, BLANK] < POSSIBLE))
     changed = (cells.digits != BLANK) & (cells.digits != guesses)
     named = (("ink in cells read as blank", unsure), ("the rules leave another digit than is seen", changed))
     found = [(text, tuple(np.flatnonzero(mask).tolist())) for text, mask in named]

@@ -13,6 +13,8 @@ SMALL = 0.5  # of the size of the board's digits: a smaller piece is a pencil ma
 SPECK = 0.4  # of the size of the board's digits: a larger piece may be the rest of a digit, a smaller one is a blot
 THROUGH = 0.75  # of a cell: a longer piece is the rest of a grid line
 LINE = 0.16  # of a cell: so is a thinner piece at the crop's edge
+OUTSTANDING = 3.0  # times the contrast of three in four faint cells: a selected cell's pale digit, no texture
+FLIPPED = 2.0  # least ratio of light ink to dark ink in a cell whose digit is light
 OVERLAP = 0.5  # of a mark's width: marks written side by side overlap by less
 
 
@@ -24,12 +26,13 @@ class Ink(NamedTuple):
     size: float  # the larger of width and height, of a typical digit
     beside: np.ndarray  # bool [81]: marks are side by side
     stacked: np.ndarray  # bool [81]: or one above the other, which is side by side on a turned page
+    raised: np.ndarray  # bool [81]: so pale that even_cells raised the contrast; what they show may be no digit
 
     def turned(self, turn: int) -> "Ink":
         """Return the ink after `turn` quarter turns counterclockwise, as by numpy.rot90."""
         cells = [np.rot90(values.reshape(9, 9), turn).ravel() for values in (*self[:2], *self[3:])]
-        widths, heights, beside, stacked = cells if turn % 2 == 0 else [cells[i] for i in (1, 0, 3, 2)]
-        return Ink(widths, heights, self.size, beside, stacked)
+        widths, heights, beside, stacked, raised = cells if turn % 2 == 0 else [cells[i] for i in (1, 0, 3, 2, 4)]
+        return Ink(widths, heights, self.size, beside, stacked, raised)
 
     @property
     def digit_sized(self) -> np.ndarray:
@@ -60,8 +63,29 @@ def darkness_and_light(page: np.ndarray) -> tuple[float, float]:
     return of_typical_digit(cells[:, half] - cells[:, few]), of_typical_digit(cells[:, -few] - cells[:, half])
 
 
-def measure_ink(page: np.ndarray) -> Ink:
-    """Measure the ink of a straightened board, dark on light, uint8 [9 * CELL, 9 * CELL].
+def even_cells(page: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give cells of other colours, as a selected cell or a dark box has, those of a page that is dark on light.
+
+    Returns the page, uint8, and the mask, bool [81], of the cells so pale that what they show may be no digit.
+    """
+    cells, inset, inner = split_cells(page, 0), CELL // 10, CELL // 6
+    rim = np.pad(np.zeros((CELL - 2 * inner,) * 2, bool), inner - inset, constant_values=True)  # beside line and digit
+    ground = np.median(split_cells(page, inset)[:, rim], axis=1)
+    darkest, lightest = np.percentile(split_cells(page, inner), (2, 98), axis=(1, 2))
+    dark, light = ground - darkest, lightest - ground
+    contrast = np.maximum(dark, light)
+    typical, paper = of_typical_digit(contrast), float(np.median(page))
+    faint = contrast[contrast < SMALL * typical]
+    clear = contrast > min(SMALL * typical, OUTSTANDING * np.percentile(faint, 75) if len(faint) else np.inf)
+    raised, flipped = clear & (contrast < PALE * typical), clear & (light > FLIPPED * dark)
+    gain = np.where(flipped, -1, 1) * np.where(raised, typical / np.maximum(contrast, 1), 1)
+    even = np.clip(paper + gain[:, None, None] * (cells - ground[:, None, None]), 0, 255)
+    cells = np.where((raised | flipped)[:, None, None], even, cells).astype(np.uint8)
+    return cells.reshape(9, 9, CELL, CELL).swapaxes(1, 2).reshape(page.shape), raised
+
+
+def measure_ink(page: np.ndarray, raised: np.ndarray) -> Ink:
+    """Measure the ink of a straightened board, dark on light, uint8 [9 * CELL, 9 * CELL]; `raised` is as in Ink.
 
     Darkness is the absorbed part of the light, so that a shadow on the page does not matter.
     """
@@ -85,7 +109,7 @@ def measure_ink(page: np.ndarray) -> Ink:
         pieces.append(boxes[~line])
     size = of_typical_digit(sizes.max(axis=1))
     beside, stacked = (np.array([are_marks(boxes, axis, SMALL * size) for boxes in pieces]) for axis in (0, 1))
-    return Ink(sizes[:, 0], sizes[:, 1], size, beside, stacked)
+    return Ink(sizes[:, 0], sizes[:, 1], size, beside, stacked, raised)
 
 
 def are_marks(boxes: np.ndarray, axis: int, min_size: float) -> bool:

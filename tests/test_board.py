@@ -216,7 +216,7 @@ def test_ink_distinguishes_marks_and_ghosts_from_digits():
     x, y = middle(single)
     cv2.putText(page, "5", (int(x) - 5, int(y) + 5), cv2.FONT_HERSHEY_SIMPLEX, 0.35, 0, 1)
     whole = straighten_page(page, Board(corners.astype(np.float32)))
-    ink = measure_ink(np.ascontiguousarray(whole[CELL:-CELL, CELL:-CELL]))
+    ink = measure_ink(np.ascontiguousarray(whole[CELL:-CELL, CELL:-CELL]), np.zeros(81, bool))
     printed = np.array([digit != "0" for digit in puzzle])
     assert ink.digit_sized[printed].all() and not ink.beside[printed].any()
     assert not ink.digit_sized[ghost] and not ink.digit_sized[single] and ink.beside[pair]

@@ -53,7 +53,7 @@ def test_a_bleached_digit_that_the_others_do_without_is_read_or_doubted(session,
     reading = read_board(session, page, board)
     assert (reading.digits == digits).all() or reading.verdict == SUSPECT
     if left < 0.2:
-        assert reading.digits[spare] == 0 and (spare,) in [reason.cells for reason in reading.reasons]
+        assert (spare,) in [reason.cells for reason in reading.reasons]
 
 
 @pytest.mark.parametrize("half", [np.s_[:30], np.s_[30:], np.s_[:, :30], np.s_[:, 30:]])
@@ -91,7 +91,7 @@ def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
     logits = np.zeros((3, 81, 10), np.float32)
     logits[..., 0] = 9
     read = cells.CellReadings(
-        0, Ink(nothing, nothing, 0.5, none, none), logits, shown, np.zeros(81, np.int64), True, False
+        0, Ink(nothing, nothing, 0.5, none, none, none), logits, shown, np.zeros(81, np.int64), True, False
     )
     assert cells.possible_readings(read) == [{0, 4} if cell == 7 else {0} for cell in range(81)]
     assert cells.ink_doubts(read) == []

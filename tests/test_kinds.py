@@ -88,3 +88,19 @@ def test_digits_of_a_few_pixels_are_never_verified(session):
     page = draw(solve(as_digits(draw_puzzle(rng))), rng)
     reading = read_board(session, take(page, rng, 9))
     assert reading.verdict != VERIFIED
+
+
+SELECTED = [(60, 250), (128, 250), (200, 255), (PAPER, 170), (PAPER, 200), (150, 30)]  # grey levels of ground and digit
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("seed, ground, ink", [(seed, *levels) for seed, levels in enumerate(SELECTED)])
+def test_a_selected_cell_of_other_colours_is_read(session, seed, ground, ink, dark):
+    rng = np.random.default_rng(seed)
+    digits = as_digits(draw_puzzle(rng))
+    cell = rng.choice(np.flatnonzero(digits))
+    grounds, inks = np.full(81, PAPER), np.full(81, INK)
+    grounds[cell], inks[cell] = ground, ink
+    view = take(draw(digits, rng, grounds, inks, line=120), rng, rng.uniform(30, 100))
+    reading = read_board(session, 255 - view if dark else view)
+    assert (reading.digits == digits).all()
