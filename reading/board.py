@@ -71,8 +71,8 @@ def find_board(photo: np.ndarray) -> Board | None:
         size = [max(1, round(scale * side)) for side in photo.shape[::-1]]
         small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     best = None
-    for inverted in (False, True):  # dark lines, then light ones
-        pyramid = Pyramid(cv2.bitwise_not(small) if inverted else small)
+    for view in VIEWS:
+        pyramid = Pyramid(view(small))
         for mask in ink_masks(pyramid.levels[0]):
             board = best_proposal(pyramid, mask)
             if board and (best is None or board.score > best.score):
@@ -80,6 +80,14 @@ def find_board(photo: np.ndarray) -> Board | None:
             if best and best.score > ENOUGH:
                 return best.scaled(1 / scale)
     return best.scaled(1 / scale) if best and best.score > MIN_SCORE else None
+
+
+def darken_edges(grey: np.ndarray) -> np.ndarray:
+    """Show every edge as a dark line on white, so that lines show in dark and in light boxes and between them."""
+    return cv2.bitwise_not(cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+
+
+VIEWS = np.copy, cv2.bitwise_not, darken_edges  # for dark lines, light ones, and both
 
 
 def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
@@ -181,13 +189,15 @@ def prepare_page(whole: np.ndarray) -> tuple[np.ndarray, Ink, bool]:
 def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:
     """Return reasons to doubt the grid itself: too few visible lines, or blank cells with faint ones."""
     side = (9 + 2 * BORDER) * SCORE_CELL
-    dark = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
     contrast = Pyramid.contrast_of(whole)
 
     def seen(image: np.ndarray) -> float:
         return float(grid.edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean())
 
-    image = max((dark, cv2.bitwise_not(dark)), key=seen)
+    small = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+    image = max((view(small) for view in VIEWS[:2]), key=seen)
+    if seen(image) < MIN_SCORE:
+        image = darken_edges(small)
     if seen(image) < MIN_SCORE:
         return [Reason("few grid lines are visible")]
     upright, level = grid.edge_depths(image, SCORE_CELL).astype(np.float32)

@@ -104,3 +104,13 @@ def test_a_selected_cell_of_other_colours_is_read(session, seed, ground, ink, da
     view = take(draw(digits, rng, grounds, inks, line=120), rng, rng.uniform(30, 100))
     reading = read_board(session, 255 - view if dark else view)
     assert (reading.digits == digits).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_white_on_black_beside_black_on_white_are_read(session, seed):
+    rng = np.random.default_rng(seed)
+    digits = as_digits(draw_puzzle(rng))
+    boxes = np.isin(np.arange(9), rng.permutation(9)[: rng.integers(3, 7)]) if seed else np.arange(9) % 2 == 0
+    black = boxes.reshape(3, 3).repeat(3, axis=0).repeat(3, axis=1).ravel()
+    page = draw(digits, rng, np.where(black, 30, PAPER), np.where(black, PAPER, 30), line=120)
+    assert (read_board(session, take(page, rng, rng.uniform(30, 60))).digits == digits).all()
