@@ -37,6 +37,7 @@ LARGER = 1.5  # times the area at which another board replaces the one that scor
 # --- reading -----------------------------------------------------------------------------------
 TURN_GAP = 3.0  # least gap in log likelihood to the next best turn: 20 times as likely
 SMALL_CELL = 10  # pixels of a cell in the photo: below, no digit is certain
+CUT = 0.15  # of a cell: a board whose corners are further beyond the photo's edge is cut off
 FAINT = 0.4  # of the contrast of the board's lines: a blank cell with fainter lines may have lost its digit
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
@@ -145,6 +146,7 @@ def read_board(
     reasons = verdict.reasons + ink_doubts(cells) + grid_doubts(whole, turn, cells.digits)
     if board.cell < SMALL_CELL:
         reasons.append(Reason(f"a cell has only {board.cell:.0f} pixels: photograph the board larger"))
+    reasons += [Reason(f"the board is cut off at the {side} edge") for side in cut_sides(board, photo)]
     if gap < TURN_GAP:
         reasons.append(Reason("its orientation is uncertain"))
     return Reading(
@@ -159,6 +161,13 @@ def read_board(
         verdict.solution,
         verdict.proposal,
     )
+
+
+def cut_sides(board: Board, photo: np.ndarray) -> list[str]:
+    """Name the edges of the photo beyond which the board continues."""
+    low, high = board.corners.min(axis=0), np.array(photo.shape[::-1]) - 1 - board.corners.max(axis=0)
+    names = ("left", "top", "right", "bottom")
+    return [name for name, room in zip(names, (*low, *high), strict=True) if room < -CUT * board.cell]
 
 
 def straighten_page(photo: np.ndarray, board: Board) -> np.ndarray:

@@ -17,6 +17,7 @@ BOX_INK = 0.1  # weight of the ink of box lines: small, it only decides between 
 LINES_GO_ON = 0.2  # weight of lines that continue beyond one side: small, as text or a board may touch it
 LINES_GO_ON_TWICE = 0.3  # weight of those beyond a second side: larger, as in a part of a larger grid
 WEAKEST_LINE = 2.0  # times the visible part of the faintest line: it may be half covered, but not missing
+UNSEEN = 0.5  # the least visible part that is assumed of a cell's edge that is not wholly in the photo
 # --- pulling
 PULL_CELL = 28  # pixels per cell for measuring lines
 REACH = 0.42  # of a cell: largest offset at which a line is searched; from half a cell on, it is another line
@@ -33,6 +34,10 @@ INLIER = 0.12  # largest error of an inlier crossing, in cells: as on bent paper
 LOOSE = 0.08  # distance from a smooth bend, in cells, at which a point counts half
 STIFFNESS = 0.03  # keeps the bend small where no line is visible
 CROSSINGS = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=2).reshape(-1, 2).astype(np.float32)
+# Both ends, x and y, of the middle three quarters of each cell's edges: upright, then level; [2, 9, 10, 2, 2].
+UPRIGHT = np.stack(np.meshgrid(np.arange(10), np.arange(9), (0.125, 0.875)), axis=-1)
+UPRIGHT = np.stack([UPRIGHT[..., 0], UPRIGHT[..., 1] + UPRIGHT[..., 2]], axis=-1)
+EDGE_ENDS = np.stack([UPRIGHT, UPRIGHT[..., ::-1]])
 
 
 class Board(NamedTuple):
@@ -193,6 +198,9 @@ def grid_score(photo: Pyramid, board: Board) -> float:
     """
     patch = photo.straighten(board, SCORE_CELL, cv2.BORDER_CONSTANT)  # lines do not continue in black
     lines, between, ink = edges_seen(patch, SCORE_CELL, photo.contrast)
+    ends = photo_points(board, EDGE_ENDS.reshape(-1, 2)).reshape(EDGE_ENDS.shape)
+    beyond = ((ends < 0) | (ends > np.array(photo.levels[0].shape[::-1]) - 1)).any(axis=(3, 4))
+    lines[:, 1:-1] = np.where(beyond, np.maximum(lines[:, 1:-1], UNSEEN), lines[:, 1:-1])
     second, most = np.sort(lines[:, [0, -1]].mean(axis=2), axis=None)[-2:]  # of the four sides
     boxes, others = ink[:, [3, 6]].mean(), ink[:, [1, 2, 4, 5, 7, 8]].mean()
     hint = (boxes - others) / max(boxes + others, 1)

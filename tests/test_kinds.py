@@ -114,3 +114,14 @@ def test_boxes_white_on_black_beside_black_on_white_are_read(session, seed):
     black = boxes.reshape(3, 3).repeat(3, axis=0).repeat(3, axis=1).ravel()
     page = draw(digits, rng, np.where(black, 30, PAPER), np.where(black, PAPER, 30), line=120)
     assert (read_board(session, take(page, rng, rng.uniform(30, 60))).digits == digits).all()
+
+
+@pytest.mark.parametrize("part", [0.4, 0.9])
+@pytest.mark.parametrize("turns, side", [(0, "top"), (1, "left"), (2, "bottom"), (3, "right")])
+def test_the_side_at_which_a_board_is_cut_off_is_the_reason(session, turns, side, part):
+    rng = np.random.default_rng(turns)
+    view = take(draw(as_digits(draw_puzzle(rng)), rng), rng, 45)
+    view = np.rot90(view, -turns)  # cut at the top, then turn back, so that the board stays upright
+    view = np.ascontiguousarray(np.rot90(view[round(45 * (EDGE / STEP + part)) :], turns))
+    reasons = [reason.text for reason in read_board(session, view).reasons]
+    assert [text for text in reasons if "cut off" in text] == [f"the board is cut off at the {side} edge"]
