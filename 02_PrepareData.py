@@ -55,7 +55,7 @@ from pages.puzzles import draw_puzzle, judge_puzzle, read_puzzles
 # --- settings: those of the command line stand in parse_args, those of the pages in pages/ ------
 SIZES = {"tutorial": (300, 100), "photo": (3000, 250)}  # puzzles for training and validation
 BOARDS_PER_PUZZLE = {"tutorial": 1, "photo": 5}
-VIEWS = {"tutorial": 3, "photo": 1}  # of each page for training, by the camera
+CAMERA_VIEWS = {"tutorial": 3, "photo": 1}  # of each page for training, by the camera
 NEWSPAPERS = {"tutorial": 2, "photo": 0}  # photos per puzzle for training, beside the style's own pages
 CUTS = 2  # per such photo, each at its own corners and crop margin, as by two clients
 PHOTOS_KEPT = 100  # as pages, of the photo style's training boards; of the validation boards, all
@@ -88,7 +88,7 @@ def plan(args: argparse.Namespace, puzzles: list[str]) -> list[Task]:
     for_train = math.ceil(args.train / boards)
     own = None if args.style == "tutorial" else frozenset(EFFECTS)
     few = frozenset({"corners", "small"})
-    pages = args.train * VIEWS[args.style]
+    pages = args.train * CAMERA_VIEWS[args.style]
     tasks = [
         Task("train", tuple(range(number, pages, args.train)), puzzles[number // boards], own, number < PHOTOS_KEPT)
         for number in range(args.train)

@@ -63,7 +63,7 @@ RECIPES = {
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
-        epochs=6,
+        epochs=8,
         batch_size=256,
         lr=2e-2,
         label_smoothing=0.0,

@@ -48,7 +48,7 @@ def bench_photo(args: argparse.Namespace) -> dict:
     photos, runs = (2, 1) if args.quick else (PHOTOS, RUNS)
     for name, (height, width) in SIZES.items():
         paths: list[Path] = []
-        for number, (_, photo) in enumerate(draw_photos(photos)):
+        for number, (_, photo) in enumerate(draw_photos(photos, frozenset())):
             paths.append(folder / f"{height}_{number}.jpg")
             cv2.imwrite(str(paths[-1]), draw_page(photo.view, height, width))
         readings = [read(path) for path in paths]

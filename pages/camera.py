@@ -213,11 +213,14 @@ def cut_photo(photo: Photo) -> np.ndarray:
     return cut_cells(rectify(photo.view, photo.cut_corners, BOARD_SIDE), photo.crop_margin)
 
 
-def draw_photos(number: int) -> Iterator[tuple[str, Photo]]:
-    """Yield different puzzles, each with its photo, in fonts and on pages that training never sees; for checks."""
+def draw_photos(number: int, allowed: frozenset[str] = frozenset(pages.EFFECTS)) -> Iterator[tuple[str, Photo]]:
+    """Yield different puzzles, each with its photo, in fonts and on pages that training never sees; for checks.
+
+    The photos have some of the `allowed` effects.
+    """
     for i in range(number):
         # Seed 0's calibration pages have these seeds, too. They draw other things from them, so only sizes and corners
         # can agree.
         rng = np.random.default_rng([0, 2, i])
         puzzle = draw_puzzle(rng)
-        yield puzzle, take_photo(puzzle, load_fonts("val"), load_hands("val"), rng)
+        yield puzzle, take_photo(puzzle, load_fonts("val"), load_hands("val"), rng, allowed)

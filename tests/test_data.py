@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from digitnet_boards import cut_cells, label_boards, rectify
+from digitnet_boards import cut_cells, label_boards, load_split, rectify
 from digitnet_cli import UserError
 from digitnet_data import Cells, duplicate_pages, light_on_dark, load_cells, normalize, parse_name
 from digitnet_scores import score
@@ -59,10 +59,10 @@ def test_several_processes_load_the_same_cells_and_report_the_same_errors(folder
 def test_digits_that_are_light_on_dark_are_reported(built, monkeypatch, capsys, dim):
     training = importlib.import_module("03_Training")
     for split, warned in (("train", False), ("calibration", False), ("train", True), ("calibration", True)):
-        cells = load_cells(built.data / split)  # calibration: photos, of which some are dark
+        cells = load_split(built.data, split)  # calibration: photos, of which some are dark
         cells = cells._replace(pixels=(dim * (255 - cells.pixels if warned else cells.pixels)).astype(np.uint8))
         assert light_on_dark(cells) == warned
-        monkeypatch.setattr(training, "load_cells", mock.Mock(return_value=cells))
+        monkeypatch.setattr(training, "load_split", mock.Mock(return_value=cells))
         monkeypatch.setattr(training, "duplicate_pages", lambda *_: [])
         training.load_data(argparse.Namespace(data=built.data, batch_size=2))
         assert ("/train are light on dark: " in capsys.readouterr().out) == warned
