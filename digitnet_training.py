@@ -25,6 +25,7 @@ from digitnet_model import from_training
 from digitnet_onnx import side_by_side
 from digitnet_scores import score
 
+MUON_LR = 2.5  # Muon's learning rate, as a multiple of AdamW's
 EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's caches and are slower
 
 
@@ -123,9 +124,9 @@ class TrainState:
     """The state that a training step changes: model (of for_training), EMA, optimizers, learning rate schedules.
 
     Muon trains the convolutions, AdamW the rest. Muon makes the singular values of each update equal, so directions
-    that seldom occur are learned as fast as others: Jordan et al., "Muon" (2024). The learning rate of both rises to
-    `lr` during the first `warmup_fraction` of all `steps`, then falls (OneCycle). `ema_decay` is the decay of the
-    exponential moving average per step.
+    that seldom occur are learned as fast as others: Jordan et al., "Muon" (2024). AdamW's learning rate rises to `lr`,
+    Muon's to MUON_LR times that, during the first `warmup_fraction` of all `steps`; then they fall (OneCycle).
+    `ema_decay` is the decay of the exponential moving average per step.
     """
 
     def __init__(
@@ -139,12 +140,12 @@ class TrainState:
         others = [parameter for parameter in self.trained if parameter.ndim != 4]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, fused=True),
-            "muon": torch.optim.Muon(self.matrices.values(), lr=lr, weight_decay=weight_decay),
+            "muon": torch.optim.Muon(self.matrices.values(), lr=MUON_LR * lr, weight_decay=weight_decay),
         }
         warmup_fraction *= warmup_fraction * steps != 1  # OneCycleLR would divide by zero
         self.schedules = {
             f"{name}_schedule": torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, lr, steps, pct_start=warmup_fraction, cycle_momentum=False
+                optimizer, optimizer.defaults["lr"], steps, pct_start=warmup_fraction, cycle_momentum=False
             )
             for name, optimizer in self.optimizers.items()
         }

@@ -72,7 +72,7 @@ def find_board(photo: np.ndarray) -> Board | None:
         size = [max(1, round(scale * side)) for side in photo.shape[::-1]]
         small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     best = None
-    for view in VIEWS:
+    for view in LINE_VIEWS:
         pyramid = Pyramid(view(small))
         for mask in ink_masks(pyramid.levels[0]):
             board = best_proposal(pyramid, mask)
@@ -88,7 +88,7 @@ def darken_edges(grey: np.ndarray) -> np.ndarray:
     return cv2.bitwise_not(cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
 
 
-VIEWS = np.copy, cv2.bitwise_not, darken_edges  # for dark lines, light ones, and both
+LINE_VIEWS = np.copy, cv2.bitwise_not, darken_edges  # for dark lines, light ones, and both
 
 
 def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
@@ -204,7 +204,7 @@ def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason
         return float(grid.edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean())
 
     small = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
-    image = max((view(small) for view in VIEWS[:2]), key=seen)
+    image = max((view(small) for view in LINE_VIEWS[:2]), key=seen)
     if seen(image) < MIN_SCORE:
         image = darken_edges(small)
     if seen(image) < MIN_SCORE:

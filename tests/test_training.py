@@ -14,6 +14,7 @@ from digitnet_data import Cells, load_cells, normalize
 from digitnet_model import NETWORKS, block, for_training, from_training
 from digitnet_onnx import load_model
 from digitnet_training import (
+    MUON_LR,
     Shares,
     TrainState,
     augment,
@@ -127,7 +128,7 @@ def test_any_number_of_steps_trains(warmup):
         for _ in range(steps):
             rates.append([schedule.get_last_lr()[0] for schedule in state.schedules.values()])
             state.step([torch.ones_like(parameter) for parameter in state.trained])
-        assert all(0 < adamw == muon <= 0.01 for adamw, muon in rates)
+        assert all(0 < adamw <= 0.01 and muon == pytest.approx(MUON_LR * adamw) for adamw, muon in rates)
         assert steps < 10 or max(rates)[0] > 0.009
 
 
