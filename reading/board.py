@@ -113,8 +113,15 @@ def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
     for board in found:
         if board.score > ENOUGH and board.cell**2 > LARGER * best.cell**2:
             best = board
+    beside = any(board.score > ENOUGH and is_beside(board, best) for board in found)
     bent = scored(grid.bend_lines(pyramid, best))
-    return bent if bent.score > best.score + BENT else best
+    return (bent if bent.score > best.score + BENT else best)._replace(beside=beside)
+
+
+def is_beside(board: Board, other: Board) -> bool:
+    """Return whether a board of about the size of another, or a larger one, lies beside it."""
+    apart = np.abs(board.corners.mean(axis=0) - other.corners.mean(axis=0)).max()
+    return apart > 4 * (board.cell + other.cell) and LARGER * board.cell**2 > other.cell**2
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -147,6 +154,8 @@ def read_board(
     if board.cell < SMALL_CELL:
         reasons.append(Reason(f"a cell has only {board.cell:.0f} pixels: photograph the board larger"))
     reasons += [Reason(f"the board is cut off at the {side} edge") for side in cut_sides(board, photo)]
+    if board.beside:
+        reasons.append(Reason("another board is in the photo: crop it to one"))
     if gap < TURN_GAP:
         reasons.append(Reason("its orientation is uncertain"))
     return Reading(

@@ -46,6 +46,7 @@ class Board(NamedTuple):
     corners: np.ndarray  # float32 [4, 2] x, y in pixels: the top left, then clockwise
     bend: np.ndarray | None = None  # displacement of its points, in cells: polynomials, float32 [4, 4, 2]; None: flat
     score: float = 0.0  # likeness to a 9 x 9 grid: 1 = every line is visible, nothing between or beyond
+    beside: bool = False  # another board of about its size is in the photo
 
     def scaled(self, factor: float) -> "Board":
         """Return the board in the photo enlarged by `factor`; pixel centres are at whole numbers."""

@@ -125,3 +125,11 @@ def test_the_side_at_which_a_board_is_cut_off_is_the_reason(session, turns, side
     view = np.ascontiguousarray(np.rot90(view[round(45 * (EDGE / STEP + part)) :], turns))
     reasons = [reason.text for reason in read_board(session, view).reasons]
     assert [text for text in reasons if "cut off" in text] == [f"the board is cut off at the {side} edge"]
+
+
+def test_another_board_of_its_size_is_named(session):
+    rng = np.random.default_rng(5)
+    puzzles = [as_digits(draw_puzzle(rng)) for _ in range(2)]
+    reading = read_board(session, np.hstack([take(draw(puzzle, rng), rng, 40) for puzzle in puzzles]))
+    assert any((reading.digits == puzzle).all() for puzzle in puzzles)
+    assert [reason.text for reason in reading.reasons] == ["another board is in the photo: crop it to one"]
