@@ -65,7 +65,7 @@ RECIPES = {
     "digitnetv2": Recipe(
         epochs=8,
         batch_size=256,
-        lr=2e-2,
+        lr=1e-2,
         label_smoothing=0.0,
         blank_fraction=0.35,
         warmup_fraction=0.1,
