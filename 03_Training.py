@@ -42,8 +42,7 @@ class Recipe(NamedTuple):
     label_smoothing: float  # keeps the logits small: with s, the target's probability is 1 - 0.9 s
     blank_fraction: float  # of the cells shown; the digits share the rest equally
     warmup_fraction: float  # of the steps, in which the learning rate rises
-    weight_decay: float  # AdamW's
-    dropout: float  # of what the last layer sees
+    weight_decay: float
     augmentation: dict[str, float]  # see draw_augmentation
 
 
@@ -58,7 +57,6 @@ RECIPES = {
         blank_fraction=0.1,
         warmup_fraction=0.1,
         weight_decay=1e-4,
-        dropout=0.0,
         augmentation=dict(degrees=8, translate=0.13, scale=0.3, shear=0.0, blur_probability=0.2, unchanged=0.2),
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
@@ -70,7 +68,6 @@ RECIPES = {
         blank_fraction=0.35,
         warmup_fraction=0.1,
         weight_decay=1e-2,
-        dropout=0.0,
         augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15, unchanged=0.0),
     ),
 }
@@ -126,7 +123,7 @@ from digitnet_training import Shares, TrainState
 def build(args: argparse.Namespace) -> TrainState:
     """Return a network with its optimizers, schedules and average."""
     torch.manual_seed(args.seed)
-    model = for_training(NETWORKS[args.model](), args.dropout)
+    model = for_training(NETWORKS[args.model]())
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
     return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, args.weight_decay, EMA_DECAY)
 

@@ -123,12 +123,12 @@ class MeanOverCell(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
 
 
-def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
+def for_training(model: nn.Module) -> nn.Sequential:
     """Return the network that is trained instead of `model`; they share layers, and `from_training` undoes it.
 
-    Dropout is added before the last layer. DigitNet also gets BatchNorm there and behind its convolutions: white paper
-    gives all cells nearly equal features, so it would learn slowly without. Its ReLU moves behind the pool, where a
-    quarter of the values are left, with the same result.
+    DigitNet gets BatchNorm behind its convolutions and before the last layer: white paper gives all cells nearly equal
+    features, so it would learn slowly without. Its ReLU moves behind the pool, where a quarter of the values are left,
+    with the same result.
     """
     layers: list[Any] = list(model.get_submodule("net").children())
     linear = layers.pop()
@@ -141,7 +141,7 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
         for conv in (conv1, conv2):
             conv.bias.requires_grad_(False)  # BatchNorm removes it, and its gradient takes a twelfth of the step
         layers = [conv1, max_pool, norm1, relu1, conv2, norm2, relu2, MeanOverCell(), norm3]
-    network: Any = nn.Sequential(*layers, nn.Dropout(dropout), linear)
+    network: Any = nn.Sequential(*layers, linear)
     network.kind = type(model)  # for from_training
     return network
 
@@ -149,7 +149,7 @@ def for_training(model: nn.Module, dropout: float) -> nn.Sequential:
 def from_training(network: Any) -> nn.Module:
     """Return the model of a network made by `for_training`, with DigitNet's BatchNorm folded into other layers."""
     layers: list[Any] = list(copy.deepcopy(network).eval().children())
-    linear, _ = layers.pop(), layers.pop()
+    linear = layers.pop()
     model = network.kind()
     if not isinstance(layers[-1], nn.BatchNorm1d):
         model.net = nn.Sequential(*layers, linear)

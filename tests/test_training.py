@@ -61,7 +61,7 @@ def test_two_processes_train_as_two_threads(built, two, tmp_path):
 
 def test_shares_are_normalised_apart_and_their_gradients_add_up():
     torch.manual_seed(0)
-    model = for_training(NETWORKS["digitnet"](), 0.0)
+    model = for_training(NETWORKS["digitnet"]())
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     x, labels = torch.rand(64, 1, 28, 28) * 2 - 1, torch.arange(64) % 10
     shares = Shares(2)
@@ -158,7 +158,7 @@ class Another(torch.nn.Module):
 def test_the_trained_network_becomes_a_model_with_equal_logits(network):
     torch.manual_seed(0)
     model = network()
-    trained_network = for_training(model, dropout=0.2)
+    trained_network = for_training(model)
     optimizer = torch.optim.AdamW(trained_network.parameters(), lr=0.01)
     x, labels = torch.rand(64, 1, 28, 28) * 2 - 1, torch.arange(64) % 10
     for _ in range(5):
