@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from digitnet_machine import alone_in, available_cpus, keep_freed_memory, write_json
+from digitnet_machine import MAX_THREADS, alone_in, available_cpus, keep_freed_memory, write_json
 
 
 class Recipe(NamedTuple):
@@ -72,7 +72,6 @@ RECIPES = {
     ),
 }
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
-MAX_TRAINING_THREADS = 4  # by default: shares of a batch, so another number gives other weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -92,7 +91,7 @@ def parse_args() -> argparse.Namespace:
     add("--label-smoothing", type=fraction, metavar="X", help=f"see Recipe {default('label_smoothing')}")
     add("--blank-fraction", type=fraction, metavar="X", help=f"of the cells shown {default('blank_fraction')}")
     add("--seed", type=seed, default=0, help="of weights, order and augmentation")
-    threads = min(available_cpus(), MAX_TRAINING_THREADS)
+    threads = min(available_cpus(), MAX_THREADS)  # another number gives other weights
     add("--threads", type=cores, default=threads, metavar="N", help="threads, each with its share of a batch")
     add("--bf16", action="store_true", help="train in bfloat16: faster where the CPU computes in it")
     only = parser.add_mutually_exclusive_group()

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize
-from digitnet_machine import available_cpus, write_file
+from digitnet_machine import MAX_THREADS, available_cpus, write_file
 
 if TYPE_CHECKING:
     import onnx
@@ -29,7 +29,6 @@ INPUT_NAME, OUTPUT_NAME = "input", "logits"
 SIGNATURE = {"input": (INPUT_NAME, [1, CELL_SIZE, CELL_SIZE]), "output": (OUTPUT_NAME, [NUM_CLASSES])}  # after N
 OPSET = 19
 MAX_IR = 10  # what ONNX Runtime 1.18 on Android still reads
-MAX_THREADS = 4  # by default
 MAX_BATCH = 512  # cells in one run: bounds the memory
 
 
@@ -65,17 +64,22 @@ def side_by_side(function: Callable, parts: Sequence) -> list:
     ONNX Runtime's and PyTorch's own threads would share each batch instead. They spin while they wait for one another,
     which takes several times as long when another program uses a core.
     """
+    if len(parts) == 1:
+        return [function(parts[0])]
     with ThreadPoolExecutor(min(available_cpus(), MAX_THREADS)) as pool:
-        return list(map(function, parts) if len(parts) == 1 else pool.map(function, parts))
+        return list(pool.map(function, parts))
 
 
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
-    """Return the logits, float32 [N, 10], of normalized cells, float32 [N, 1, 28, 28]; run `batch` cells at a time.
+    """Return the logits, float32 [N, 10], of cells [N, 1, 28, 28], float32 and normalized, or uint8.
 
-    Raises UserError if a logit is not finite.
+    Runs `batch` cells at a time. Raises UserError if a logit is not finite.
     """
-    parts = [inputs[i : i + batch] for i in range(0, len(inputs), batch)]
-    logits = np.concatenate(side_by_side(lambda part: session.run([OUTPUT_NAME], {INPUT_NAME: part})[0], parts))
+
+    def run(part: np.ndarray) -> np.ndarray:
+        return session.run([OUTPUT_NAME], {INPUT_NAME: normalize(part) if part.dtype == np.uint8 else part})[0]
+
+    logits = np.concatenate(side_by_side(run, [inputs[i : i + batch] for i in range(0, len(inputs), batch)]))
     if not np.isfinite(logits).all():
         path = getattr(session, "_model_path", "the ONNX file")
         raise UserError(f"{path} gives logits that are not finite: give the file that was exported")
@@ -91,8 +95,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the best class, int64 [N], and its softmax probability, float32 [N], of cells, uint8 [N, 28, 28]."""
     check_signature(session)
-    batches = [pixels[i : i + MAX_BATCH, None] for i in range(0, len(pixels), MAX_BATCH)]
-    logits = np.concatenate(side_by_side(lambda batch: run_logits(session, normalize(batch)), batches))
+    logits = run_logits(session, pixels[:, None])
     return logits.argmax(axis=1), softmax(logits).max(axis=1)
 
 
