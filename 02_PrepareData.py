@@ -44,7 +44,7 @@ import numpy as np
 from tqdm import tqdm
 
 from digitnet_boards import CORNER_COLUMNS
-from digitnet_data import MARKER, PREPARED
+from digitnet_data import MARKER, PREPARED, of_earlier_version
 from digitnet_machine import alone_in, available_cpus, open_pool, sync, write_json
 from digitnet_scores import describe_run
 from pages import EFFECTS
@@ -197,7 +197,7 @@ def prepare(args: argparse.Namespace) -> dict[str, int]:
             f"{foreign[0]} was not made by this script, which never overwrites other data; "
             "to draw new data, choose another folder with --out (make DATA=)"
         )
-    if (args.out / "calibration").exists():
+    if of_earlier_version(args.out):
         print(f"{args.out} was drawn by an earlier version: drawing it anew")
     keep_inputs([*parts, args.out / PREPARED], [args.puzzles])
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}

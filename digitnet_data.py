@@ -110,8 +110,13 @@ def check_data(data: Path) -> None:
             json.loads((data / PREPARED).read_bytes())["cells"]
         except (OSError, ValueError, TypeError, KeyError):
             raise UserError(f"{data} is only half prepared: {mend_data(data)}") from None
-        if (data / "calibration").exists():
+        if of_earlier_version(data):
             raise UserError(f"{data} was drawn by an earlier version: {mend_data(data)}")
+
+
+def of_earlier_version(data: Path) -> bool:
+    """Return whether a data folder has cells that are stored as boards today."""
+    return (data / "calibration").exists()
 
 
 def visible(folder: Path | str) -> list[os.DirEntry[str]]:
