@@ -41,11 +41,10 @@ def bench_inference(args: argparse.Namespace) -> dict:
     path = out / "sudoku_digitnet.onnx"
     ways = {
         "default": onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]),
-        "ours (open_session)": open_session(path),
-        "1 thread": session(path, 1),
+        "1 thread (open_session)": open_session(path),
         f"{plural(cpus, 'thread')}, no spinning": session(path, cpus, spinning=False),
         "1 thread, level extended": session(path, 1, level="ORT_ENABLE_EXTENDED"),
-        "1 thread, level off": session(path, 1, level="ORT_DISABLE_ALL"),
+        "1 thread, level off": open_session(path, optimize=False),
     }
     calls = {name: lambda x, s=one: s.run(None, {"input": x}) for name, one in ways.items()}
 
