@@ -218,8 +218,8 @@ def load_data(args: argparse.Namespace) -> tuple[Cells, Cells]:
 def train(args: argparse.Namespace, weights: Path, shares: Shares) -> None:
     """Load the cells, train, and write the best weights and training.json."""
     shares.check_batch(args.batch_size)
-    keep_freed_memory()
     train_cells, val_cells = load_data(args)
+    keep_freed_memory()  # not before: loading frees more than a step
     args.steps = math.ceil(len(train_cells.labels) / args.batch_size)  # per epoch
     data = {"train_sha256": sha256_of_cells(train_cells), "val_sha256": sha256_of_cells(val_cells)}
     shares.check_data(data)

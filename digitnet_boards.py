@@ -104,12 +104,12 @@ def load_boards(folder: Path, crop_margin: float, cure: str = "correct it, or le
     Raises UserError, ending with `cure`, if the labels or a board cannot be read.
     """
     labels = read_table(folder / "labels.csv", "board", cure)
-    pixels = []
-    for path in find_pictures(folder / "boards", [label.file for label in labels]):
+    pixels = np.empty((len(labels), 81, CELL_SIZE, CELL_SIZE), np.uint8)
+    for i, path in enumerate(find_pictures(folder / "boards", [label.file for label in labels])):
         board = load_photo(path)
         if board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
             raise UserError(f"{path} is not a square image of 252 or more pixels: straighten it, or remove its label")
-        pixels.append(cut_cells(board, crop_margin))
+        pixels[i] = cut_cells(board, crop_margin)
     return label_boards(pixels, [label.givens for label in labels], [label.file for label in labels])
 
 
@@ -171,10 +171,11 @@ def lay_on_white(image: np.ndarray | None) -> np.ndarray | None:
     return seen
 
 
-def label_boards(pixels: Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:
+def label_boards(pixels: np.ndarray | Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:
     """Join boards of 81 cells each, uint8 [81, 28, 28], with their givens and names."""
     labels = np.array([int(digit) for board in givens for digit in board], np.int64)
-    return Cells(np.concatenate(pixels), labels, np.repeat(names, 81), np.tile(np.arange(81), len(names)))
+    cells = np.reshape(pixels, (-1, CELL_SIZE, CELL_SIZE))
+    return Cells(cells, labels, np.repeat(names, 81), np.tile(np.arange(81), len(names)))
 
 
 def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
