@@ -28,7 +28,6 @@ from digitnet_cli import (
     first_line,
     positive_float,
     positive_int,
-    remake,
     run_script,
     seed,
 )
@@ -47,7 +46,7 @@ from tqdm import tqdm
 import digitnet_boards as boards
 import digitnet_pictures as pictures
 import digitnet_scores as scores
-from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell
+from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell, remake
 from digitnet_machine import sha256, write_json, write_text
 from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, PhotoReading

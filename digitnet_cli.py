@@ -22,7 +22,6 @@ import io
 import itertools
 import shlex
 import signal
-import tempfile
 import traceback
 from collections.abc import Callable, Iterable
 from importlib import util
@@ -31,8 +30,6 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent
-# What make builds without OUT= and DATA=, and the profile that it is built with.
-MAKES = {"data": "", "artifacts": "", "data/photo": "PROFILE=photo ", "artifacts/photo": "PROFILE=photo "}
 
 
 class UserError(Exception):
@@ -43,20 +40,13 @@ def prepare_process() -> None:
     """Provide what packages expect of every process when they are imported, and report those that are missing."""
     sys.excepthook = report_missing_package
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by onnxruntime at its import; else it writes into HOME
-    open_streams()
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a container's user without an entry in /etc/passwd; torch asks for the name
         os.environ["USER"] = os.environ["LOGNAME"] = str(os.getuid())
-    if os.path.expanduser("~") == "~":
-        os.environ["HOME"] = tempfile.gettempdir()
     if sys.prefix != sys.base_prefix:  # a virtual environment's packages come before those of PYTHONPATH
         foreign = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
         sys.path.sort(key=lambda path: path in foreign)
-
-
-def open_streams() -> None:
-    """Make stdout and stderr accept any text, even if they are closed or have another encoding."""
     # A closed fd 1 or 2 would be reused for the next file, and C code would write into that.
     while (unused := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
@@ -88,24 +78,21 @@ def install_packages() -> str:
     """Return what to run to install the packages, for a message; pip works in virtual environments alone."""
     cure = f"run `{make_command()}`, which installs it into .venv, then use .venv/bin/python"
     if sys.prefix != sys.base_prefix:
-        requirements = shlex.quote(os.path.relpath(ROOT / "requirements.txt"))
-        python = shlex.quote(sys.executable)
+        requirements, python = shlex.quote(os.path.relpath(ROOT / "requirements.txt")), shlex.quote(sys.executable)
         pip = "" if util.find_spec("pip") else f"{python} -m ensurepip && "  # uv makes environments without pip
         cure = f"run `{pip}{python} -m pip install -r {requirements}`"
     return f"unset PYTHONPATH, or {cure}" if "PYTHONPATH" in os.environ else cure
 
 
-def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> NoReturn:
+def run_script(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> NoReturn:
     """Run a script's main and exit. A failure gives one line on stderr and exit code 1; a traceback with --debug."""
     script, debug = os.path.basename(sys.argv[0]), vars(args).pop("debug", False)
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     if debug:
-        main(args)
-        sys.exit(0)
+        sys.exit(main(args))
     try:
-        main(args)
-        sys.exit(0)
+        sys.exit(main(args))
     except UserError as error:
         sys.exit(f"{script}: {error}")
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does: no error
@@ -128,8 +115,7 @@ def run_script(main: Callable[[argparse.Namespace], object], args: argparse.Name
 
 def place_and_cure(error: OSError) -> str:
     """Return the path of a system's error, if it has one, and its cure, for a message."""
-    path = str(error.filename or "")
-    place, cure = f"{path}: " if path else "", "check the path, its permissions and the disk"
+    path, cure = str(error.filename or ""), "check the path, its permissions and the disk"
     if not path:  # not the user's path
         cure = "is the disk full, or a limit reached (memory, processes, open files)?"
     if error.errno == errno.EIO:
@@ -138,15 +124,13 @@ def place_and_cure(error: OSError) -> str:
         folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
         if (disk := os.statvfs(folder)).f_files and not disk.f_favail:  # Btrfs has no limit, and gives 0 for both
             cure = "no file slot (inode) is left, see `df -i`: remove files, or use another disk"
-    return dangling_link(path) or place + cure
+    return dangling_link(path) or ": ".join(filter(None, (path, cure)))
 
 
 def dangling_link(path: Path | str) -> str:
     """Return the cure if `path` or a folder above it is a link to nothing, else ""."""
-    for place in (Path(path), *Path(path).parents):
-        if place.is_symlink() and not place.exists():
-            return f"{place} is a link to nothing: mount its disk, or remove the link"
-    return ""
+    links = [place for place in (Path(path), *Path(path).parents) if place.is_symlink() and not place.exists()]
+    return f"{links[0]} is a link to nothing: mount its disk, or remove the link" if links else ""
 
 
 def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
@@ -155,22 +139,6 @@ def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -
         for place in (given, *given.resolve().parents):
             if place.exists() and output.exists() and output.samefile(place):
                 raise UserError(f"{output} would replace {given}, which is read: name another file to write")
-
-
-def remake(path: Path | str, target: str, *names: str) -> str:
-    """Return the cure for a missing or broken file that make writes with `target`, for a message.
-
-    A file with none of `names`, if there are any, was given by mistake: then the cure names what to give.
-    """
-    path = Path(path)
-    if names and path.name not in names:
-        return f"give {' or '.join(names)} instead"
-    if link := dangling_link(path):
-        return link
-    folder = os.path.relpath(path.parent.absolute(), ROOT)
-    remove = f"rm {shlex.quote(str(path))} && " if os.path.lexists(path) else ""
-    command = f"run `{remove}{make_command()} {MAKES.get(folder, '')}{target}`"
-    return command if folder in MAKES else f"{command} with the settings that made it"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -186,8 +154,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 
     class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            none = action.default is None or action.default is False  # there is no default to show
-            return action.help if none else super()._get_help_string(action)
+            return action.help if isinstance(action.default, bool | None) else super()._get_help_string(action)
 
     parser = OneLineParser(description=description, formatter_class=Help, allow_abbrev=False)
     # Suppressed: it is no setting, and reports and checkpoints hold all settings.

@@ -10,12 +10,13 @@ import itertools
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from digitnet_cli import ROOT, UserError, first_line, remake
+from digitnet_cli import ROOT, UserError, dangling_link, first_line, make_command
 from digitnet_machine import available_cpus, open_pool
 
 CELL_SIZE = 28  # pixels per side
@@ -34,6 +35,8 @@ SYSTEM_NAMES = re.compile(
     re.IGNORECASE,
 )
 REAL_BOARDS = ROOT / "data" / "real"  # photos: for measuring, never for training
+# What make builds without OUT= and DATA=, and the profile that it is built with.
+MAKES = {"data": "", "artifacts": "", "data/photo": "PROFILE=photo ", "artifacts/photo": "PROFILE=photo "}
 
 
 class Cells(NamedTuple):
@@ -129,6 +132,22 @@ def mend_data(folder: Path, cure: str = "correct the folder, or name another wit
     if not (folder / MARKER).exists() and any((folder / split).exists() for split in ("train", "val")):
         return cure
     return remake(folder / PREPARED, "data")
+
+
+def remake(path: Path | str, target: str, *names: str) -> str:
+    """Return the cure for a missing or broken file that make writes with `target`, for a message.
+
+    A file with none of `names`, if there are any, was given by mistake: then the cure names what to give.
+    """
+    path = Path(path)
+    if names and path.name not in names:
+        return f"give {' or '.join(names)} instead"
+    if link := dangling_link(path):
+        return link
+    folder = os.path.relpath(path.parent.absolute(), ROOT)
+    remove = f"rm {shlex.quote(str(path))} && " if os.path.lexists(path) else ""
+    command = f"run `{remove}{make_command()} {MAKES.get(folder, '')}{target}`"
+    return command if folder in MAKES else f"{command} with the settings that made it"
 
 
 def parse_name(file: str) -> tuple[str, int]:

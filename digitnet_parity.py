@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from onnxruntime import InferenceSession
 
-from digitnet_cli import UserError, first_line, remake
-from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, normalize
+from digitnet_cli import UserError, first_line
+from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, normalize, remake
 from digitnet_machine import sha256
 from digitnet_onnx import (
     MAX_BATCH,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, slow
 
-import digitnet_cli
 from digitnet_boards import load_split, read_pages
-from digitnet_cli import UserError, remake
+from digitnet_cli import UserError
+from digitnet_data import remake
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import read_golden
 
@@ -94,7 +94,8 @@ def test_the_commands_in_messages_mend_what_is_broken(chain, count):
 
 
 def test_a_cure_names_the_command_for_the_very_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(digitnet_cli, "ROOT", tmp_path)
+    monkeypatch.setattr("digitnet_cli.ROOT", tmp_path)
+    monkeypatch.setattr("digitnet_data.ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert remake("artifacts/photo/x.onnx", "export", "x.onnx") == "run `make PROFILE=photo export`"
     assert remake("artifacts/x.onnx", "export", "x.onnx") == "run `make export`"
