@@ -144,7 +144,8 @@ def draw_data(args: argparse.Namespace, new: Path) -> dict[str, int]:
         (new / folder).mkdir(parents=True)
     needed = sum(math.ceil(boards / BOARDS_PER_PUZZLE[args.style]) for boards in (args.train, args.val))
     cv2.setNumThreads(1)  # one thread each; set before forking, which does not copy threads
-    with open_pool(args.workers, f"or run `{shlex.join([sys.executable, *sys.argv, '--workers', '1'])}`") as pool:
+    command = shlex.join([sys.executable, *sys.argv, "--workers", "1"])
+    with open_pool(args.workers, f"close other programs, or run `{command}`") as pool:
         puzzles = choose_puzzles(args, needed, pool)
         tasks = plan(args, puzzles)
         pages = pool.map(partial(make, seed=args.seed, out=new), tasks, chunksize=4)

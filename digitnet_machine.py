@@ -74,10 +74,10 @@ class ThisProcess(futures.Executor):
 
 
 @contextlib.contextmanager
-def open_pool(workers: int, cure: str = "") -> Iterator[futures.Executor]:
+def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futures.Executor]:
     """Start a pool of processes; use this process for one worker, or if no others can be started.
 
-    Raises UserError if a process is killed; its message ends with `cure`, if there is one.
+    Raises UserError if a process is killed; its message ends with `cure`.
     """
     pool: futures.Executor = ThisProcess()
     if workers > 1:
@@ -94,7 +94,7 @@ def open_pool(workers: int, cure: str = "") -> Iterator[futures.Executor]:
         yield pool
     except futures.BrokenExecutor:
         problem = f"one of {workers} processes was killed, probably because memory is full"
-        raise UserError(f"{problem}: {', '.join(filter(None, ['close other programs', cure]))}") from None
+        raise UserError(f"{problem}: {cure}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -138,9 +138,7 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager:
 def write_file(path: Path | str, write: Callable[[str], object]) -> None:
     """Call write(temporary name in the same folder), sync, then rename: `path` is complete or unchanged."""
     path = Path(path)
-    folders = [path.parent]
-    while not folders[-1].exists():
-        folders.append(folders[-1].parent)
+    folders = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
         pid = leftover.name.removesuffix(path.suffix).rpartition(".")[2]
