@@ -18,7 +18,7 @@ KIND = "CPython 3.12, 64-bit"
 ADVICE = "ImportError: x.so: failed to map segment\\nImportError:\\n\\nread this:\\n    pip install numpy"
 
 
-def stub(folder, name="stub", kind=KIND, create="true", pip="true", load="true"):
+def stub(folder, name="stub", kind=KIND, create="true", ensure="true", pip="true", load="true"):
     """Write a Python of this kind that answers by shell commands, and logs TMPDIR for each run of pip."""
     (folder / "requirements.txt").write_text("--no-index\n--find-links .\ntiny==1\n")
     (folder / name).write_text(f"""#!/bin/sh
@@ -26,7 +26,7 @@ case "$*" in
 "-Im venv"*) {create} && rm -rf env && mkdir -p env/bin && touch env/pyvenv.cfg && ln -s ../../{name} env/bin/python;;
 *"pip --version") [ -e "{folder}/has_pip" ];;
 *"venv ensurepip") echo "{kind}";;
-*ensurepip) touch "{folder}/has_pip";;
+*"ensurepip --default-pip") {ensure} && touch "{folder}/has_pip";;
 *"pip install"*) echo "$TMPDIR" >> "{folder}/log"; sleep 0.3; {pip};;
 *tiny) {load};;
 esac
@@ -80,6 +80,7 @@ FAILURES = {
     r"permitted: 'lib'\).* symbolic links.*VENV=": {"create": "! echo \"Error: not permitted: 'lib'\" >&2"},
     r"\(ImportError: x.so: failed to map segment\).*noexec.*VENV=": {"load": f"! printf '{ADVICE}' >&2"},
     r"\(killed by SIGILL\)": {"load": "kill -ILL $$"},
+    r"\(OSError: the disk is full\).*check disk, network": {"ensure": "! echo OSError: the disk is full >&2"},
     r"\(see above\).*pip config list": {"pip": "exit 1"},
 }
 
@@ -98,6 +99,21 @@ def test_a_folder_that_make_did_not_make_is_not_touched(tmp_path, snapshot, pyth
     before = snapshot(tmp_path / "env")
     fill(tmp_path, stub(tmp_path), "env is not make's.* move it away")
     assert snapshot(tmp_path / "env") == before
+
+
+def test_what_a_link_leads_to_is_used_and_never_emptied(tmp_path, snapshot):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    fill(first, stub(first))
+    (second / "env").symlink_to(first / "env")
+    fill(second, stub(second))
+    (first / "stub").unlink()  # as an upgrade of the system does
+    before = snapshot(first)
+    command = [sys.executable, ROOT / "tools/venv.py", "env/.installed", "requirements.txt", second / "stub"]
+    done = run(*command, cwd=second)
+    assert done.code == 1 and "env is not make's" in done.err and "move it away" in done.err
+    assert before and snapshot(first) == before
 
 
 def test_of_runs_at_the_same_time_one_installs(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 SUPPORTED = {f"CPython 3.{minor}, 64-bit": f"python3.{minor}" for minor in (14, 13, 12, 11)}  # the pins have wheels
 NO_PYTHON = "no 64-bit CPython 3.11 to 3.14 with venv is found (Debian: python3-venv): name one with PYTHON3=..."
 ELSEWHERE = "name a folder on another disk: VENV=$HOME/sudoku-venv"
-CURES = f"check the network and pip's settings (`{{}} -m pip config list`); if the disk is mounted noexec, {ELSEWHERE}"
+CURES = f"check disk, network and pip's settings (`{{}} -m pip config list`); if that disk is noexec, {ELSEWHERE}"
 MODULES = {"fonttools": "fontTools", "opencv-python-headless": "cv2", "pillow": "PIL", "pytest-xdist": "xdist"}
 PROBE = """import platform as p, sys, sysconfig
 kind = "%s %d.%d, %d-bit" % (p.python_implementation(), *sys.version_info[:2], 64 if sys.maxsize > 2**32 else 32)
@@ -52,20 +52,20 @@ def install(folder: Path, requirements: Path, wanted: str, options: list) -> Non
     python, stamp = f"{folder}/bin/python", folder / ".installed"
     moved = stamp.exists() and stamp.read_text().strip() != os.path.realpath(python)
     if moved or not (folder / "pyvenv.cfg").exists() or not find_python(python):
-        if any(folder.glob("*")) and not stamp.exists():
+        if folder.is_symlink() or (any(folder.glob("*")) and not stamp.exists()):  # venv empties what a link leads to
             sys.exit(f"make: {folder} is not make's, or its Python does not fit: move it away, or name another: VENV=")
         base = find_python(wanted) or sys.exit(f"make: {NO_PYTHON}")
-        reason = run(base, "-Im", "venv", "--clear", folder)[1]
+        reason = run(base, "-Im", "venv", "--clear", "--without-pip", folder)[1]
         if reason:
             shutil.rmtree(str(folder), ignore_errors=True)  # half an environment would look like someone else's
             sys.exit(f"make: cannot make {folder} ({reason}): disk full, or without symbolic links? Then {ELSEWHERE}")
-    if run(python, "-Im", "pip", "--version")[1]:  # uv makes environments without pip
-        run(python, "-Im", "ensurepip")
+    reason = run(python, "-Im", "pip", "--version")[1] and run(python, "-Im", "ensurepip", "--default-pip")[1]
     pip = [python, "-Im", "pip", "install", "--no-cache-dir", "--no-compile", "--disable-pip-version-check", *options]
     env = {**os.environ, "TMPDIR": str(folder.resolve())}  # /tmp may be in memory, and fill a small Raspberry Pi
-    failed = subprocess.call([*pip, "-r", str(requirements)], env=env)
+    if not reason and subprocess.call([*pip, "-r", str(requirements)], env=env):
+        reason = "see above"
     modules = [MODULES.get(x, x.replace("-", "_")) for x in re.findall(r"(?m)^([\w-]+)==", requirements.read_text())]
-    reason = "see above" if failed else run(python, "-Ic", PROBE, *modules)[1]
+    reason = reason or run(python, "-Ic", PROBE, *modules)[1]
     if reason:
         sys.exit(f"make: {requirements} is not installed in {folder} ({reason}): {CURES.format(python)}")
 
