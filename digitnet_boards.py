@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boards, pages and photos: their tables, their pictures, and how a straightened board is cut into cells."""
 
+import codecs
 import contextlib
 import csv
-import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,23 +33,30 @@ class Page(NamedTuple):
     kind: str = ""  # of a photo, such as "newspaper" or "screenshot; light on dark"
 
 
-def read_text(path: Path) -> str:
-    """Read a user's text file: UTF-8, UTF-16 with a byte order mark, or Latin-1. Raises UserError if it is no text."""
-    content = path.read_bytes()
-    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-    for encoding in [name for mark, name in marks.items() if content.startswith(mark)] or ["utf-8", "latin-1"]:
-        with contextlib.suppress(UnicodeDecodeError):
-            text = content.decode(encoding)
-            if "\0" not in text:
-                return text
-    raise UserError(f"{path} is not a text file: save it as text, in UTF-8")
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a user's text file, without their ends: UTF-8, UTF-16 with a byte order mark, or Latin-1.
+
+    Raises UserError if it is no text.
+    """
+    with path.open("rb") as file:
+        wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        for part in [file.read()] if wide else file:
+            for encoding in ["utf-16"] if wide else ["utf-8-sig", "latin-1"]:
+                with contextlib.suppress(UnicodeDecodeError):
+                    text = part.decode(encoding)
+                    break
+            else:
+                text = "\0"
+            if "\0" in text:
+                raise UserError(f"{path} is not a text file: save it as text, in UTF-8")
+            yield from text.splitlines()
 
 
 def read_table(table: Path, thing: str, cure: str) -> list[Page]:
     """Read a table of pages, photos or boards; `thing` names its first column. Raises UserError, ending with `cure`."""
     pages, line = [], 1
     try:
-        for line, row in enumerate(csv.DictReader(io.StringIO(read_text(table))), 2):  # noqa: B007 (line: below)
+        for line, row in enumerate(csv.DictReader(read_lines(table)), 2):  # noqa: B007 (line: below)
             flat = np.array([float(row[name]) for name in CORNER_COLUMNS]) if thing != "board" else np.zeros(8)
             page = Page(row[thing], row["givens"], flat.reshape(4, 2), int(row.get("turn", 0)), row.get("kind", ""))
             if not is_board(page.givens) or page.turn not in (0, 90, 180, 270) or not np.isfinite(flat).all():

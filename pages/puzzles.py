@@ -7,12 +7,12 @@ unique solutions. A puzzle is a string of 81 characters, row by row, 0 = blank.
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice, tee, zip_longest
 from pathlib import Path
 
 import numpy as np
 
-from digitnet_boards import read_text
+from digitnet_boards import read_lines
 from digitnet_cli import UserError
 
 # Of a search; a step takes 25 to 40 microseconds (x86-64), a hard puzzle some 10,000 steps.
@@ -148,19 +148,13 @@ def read_puzzles(path: Path) -> dict[str, int]:
     """
     from tqdm import tqdm  # here: reading a photo does without it
 
-    try:
-        lines = read_text(path).translate(FRAME).splitlines()
-    except (OSError, UserError) as error:
-        raise UserError(
-            f"cannot read the puzzles: {error}; --puzzles (make PUZZLES=) names a text file of puzzles, "
-            "--train and --val (make TRAIN= VAL=) say how many"
-        ) from None
     puzzles: dict[str, int] = {}
     rows = ""  # of a puzzle in nine lines, so far
-    for number, line in enumerate(tqdm(lines, "read puzzles", unit=" lines", delay=2), 1):
+    with_next = zip_longest(*(islice(copy, n, None) for n, copy in enumerate(tee(framed_lines(path), 4))), fillvalue="")
+    for number, (line, *following) in enumerate(tqdm(with_next, "read puzzles", unit=" lines", delay=2), 1):
         row_of_blanks = len(line) == 9 and set(line) <= set(rows)
         comment = COMMENT.match(line) and len(line.strip()) not in (9, 81)  # then # is a blank
-        titles = "|" in line and not rows and is_below_titles(lines[number : number + 3])
+        titles = "|" in line and not rows and is_below_titles(following)
         if comment or titles or (RULE.fullmatch(line) and not row_of_blanks):
             continue
         puzzle = "" if rows else find_puzzle(line)
@@ -179,6 +173,17 @@ def read_puzzles(path: Path) -> dict[str, int]:
     if rows:
         raise UserError(f"{path} ends after {len(rows) // 9} of a puzzle's nine lines: complete or remove it")
     return puzzles
+
+
+def framed_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file of puzzles, frames in ASCII. Raises UserError if it cannot be read."""
+    try:
+        yield from (line.translate(FRAME) for line in read_lines(path))
+    except (OSError, UserError) as error:
+        raise UserError(
+            f"cannot read the puzzles: {error}; --puzzles (make PUZZLES=) names a text file of puzzles, "
+            "--train and --val (make TRAIN= VAL=) say how many"
+        ) from None
 
 
 def is_below_titles(lines: list[str]) -> bool:
