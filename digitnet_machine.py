@@ -4,6 +4,7 @@
 import contextlib
 import ctypes
 import errno
+import functools
 import glob
 import hashlib
 import json
@@ -37,6 +38,7 @@ def available_cpus() -> int:
     return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+@functools.cache  # reading them takes as long as reading some boards
 def container_limits(system: Path) -> dict[str, float]:
     """Return the limits of this process's control groups, version 1 or 2; `system` is the root folder.
 
@@ -93,18 +95,16 @@ def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futu
     try:
         yield pool
     except futures.BrokenExecutor:
-        problem = f"one of {workers} processes was killed, probably because memory is full"
-        raise UserError(f"{problem}: {cure}") from None
+        raise UserError(f"one of {workers} processes was killed, probably as memory is full: {cure}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def keep_freed_memory() -> None:
     """Have glibc keep the large blocks that a step frees for the next; else the system clears them page by page."""
-    trim_threshold, mmap_threshold = -1, -3  # mallopt's parameters in malloc.h, in bytes; 32 MiB is the second's limit
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(mmap_threshold, 32 << 20)
-        mallopt(trim_threshold, 512 << 20)
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD of malloc.h, in bytes: its highest value
+        mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
 
 
 def sync(path: Path | str) -> None:
