@@ -29,6 +29,7 @@ DETECTION_SIDE = 1000  # the photo's longer side for detection, in pixels
 MIN_DETECTION_SIDE = 600  # smaller photos are enlarged to this: a thin line is then wider than a pixel
 MIN_SIDE = 9 * 9  # a photo's shorter side: with fewer pixels a cell holds no digit
 MAX_PULLED = 3  # the best proposals of a mask that are refined
+FAR_WORSE = 0.5  # of the best score: a worse proposal, even refined, is the same board or none
 MIN_SCORE = 0.55  # of a board: more than the four box lines alone, which any 3 x 3 grid has
 ENOUGH = 0.65  # a score that ends the search: two thirds of a grid's lines, and none elsewhere
 BENT = 0.02  # least gain in score by a bend
@@ -102,6 +103,8 @@ def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
     for board in sorted(map(scored, propose(mask)), key=lambda board: -board.score):
         if any(np.abs(board.corners - other.corners).max() < board.cell / 2 for other in tried):
             continue
+        if board.score < FAR_WORSE * max((other.score for other in found), default=0):
+            break
         pulled = scored(grid.pull_corners(pyramid, board) if board.bend is None else grid.bend_lines(pyramid, board))
         tried += [board, pulled]
         found.append(max(board, pulled, key=lambda board: board.score))

@@ -11,7 +11,7 @@ from digitnet_boards import cut_cells
 from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, normalize
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
-from reading.ink import Ink
+from reading.ink import Ink, levels
 from reading.rules import UNIT_CELLS, Reason, Rules, place_of, repeats
 
 CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
@@ -59,34 +59,29 @@ def crop_margins(digit_size: float) -> tuple[float, ...]:
     return tuple(middle + margin - CROP[1] for margin in CROP)
 
 
-def read_logits(session: onnxruntime.InferenceSession, page: np.ndarray, crop: tuple[float, ...]) -> np.ndarray:
-    """Read the cells of a straightened board at each crop margin; float32 [margins, 81, 10]."""
-    cells = np.concatenate([cut_cells(page, margin) for margin in crop])
-    return run_logits(session, normalize(cells[:, None])).reshape(len(crop), 81, 10)
+def read_logits(session: onnxruntime.InferenceSession, cells: np.ndarray) -> np.ndarray:
+    """Read cells, [..., 28, 28] of 0 to 255; float32 [..., 10]."""
+    *shape, height, width = cells.shape
+    return run_logits(session, normalize(cells.reshape(-1, 1, height, width))).reshape(*shape, 10)
 
 
-def read_bleached(
-    session: onnxruntime.InferenceSession, page: np.ndarray, crop: tuple[float, ...], blank: np.ndarray
-) -> np.ndarray:
-    """Read the cells in the mask `blank`, bool [81], with BLEACHED_GAINS times the contrast, at each crop margin.
+def read_bleached(session: onnxruntime.InferenceSession, cells: np.ndarray, blank: np.ndarray) -> np.ndarray:
+    """Read those of `cells`, uint8 [margins, 81, 28, 28], in the mask `blank` with BLEACHED_GAINS times the contrast.
 
     Returns the class of each cell, int64 [81]; BLANK where none is likelier than BLEACHED.
     """
     revealed = np.full(81, BLANK)
     if blank.any():
-        cells = np.stack([cut_cells(page, margin)[blank] for margin in crop]).astype(np.float32)
-        paper = np.percentile(cells, 60, axis=(2, 3), keepdims=True)
+        cells = cells[:, blank].astype(np.float32)
+        paper = levels(cells.reshape(*cells.shape[:2], -1), 0.6)[0][..., None, None]
         raised = np.clip([paper + gain * (cells - paper) for gain in BLEACHED_GAINS], 0, 255)
-        logits = run_logits(session, normalize(raised.reshape(-1, 1, *cells.shape[2:])))
-        probabilities = softmax(logits.reshape(-1, np.count_nonzero(blank), 10).mean(axis=0))
+        probabilities = softmax(read_logits(session, raised).mean(axis=(0, 1)))
         revealed[blank] = np.where(probabilities.max(axis=1) > BLEACHED, probabilities.argmax(axis=1), BLANK)
     return revealed
 
 
-def turn_likelihoods(
-    session: onnxruntime.InferenceSession, page: np.ndarray, ink: Ink, crop_margin: float
-) -> np.ndarray:
-    """Return the log likelihood that 0 to 3 quarter turns counterclockwise set a board upright; float [4].
+def turn_likelihoods(session: onnxruntime.InferenceSession, cells: np.ndarray, ink: Ink) -> np.ndarray:
+    """Return the log likelihood that 0 to 3 quarter turns counterclockwise set `cells` upright; float [4].
 
     It is the log probability of the best digits, where there is ink of a digit's size, less one for each repeated
     digit.
@@ -94,9 +89,8 @@ def turn_likelihoods(
     counted = np.flatnonzero(ink.digit_sized)
     if not len(counted):
         return np.zeros(4)
-    cells = cut_cells(page, crop_margin)[counted]
-    turned = np.concatenate([np.rot90(cells, turn, axes=(1, 2)) for turn in range(4)])
-    probabilities = softmax(run_logits(session, normalize(turned[:, None])))[:, 1:].reshape(4, len(counted), 9)
+    turned = np.stack([np.rot90(cells[counted], turn, axes=(1, 2)) for turn in range(4)])
+    probabilities = softmax(read_logits(session, turned))[..., 1:]
     guesses = np.zeros((4, 81), np.int64)  # not turned: digits that are repeated stay so
     guesses[:, counted] = 1 + probabilities.argmax(axis=2)
     likely = np.log(probabilities.max(axis=2)).sum(axis=1)
@@ -111,16 +105,17 @@ def read_upright(
     If the digits of the likeliest turn do not have exactly one solution, but those of the second do, take the second:
     old-style digits may look likelier upside down, but then contradict the rules.
     """
-    middle = crop[len(crop) // 2]
+    upright = np.stack([cut_cells(page, margin) for margin in crop])
 
     def read_turned(turn: int) -> CellReadings:
-        turned, its_ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
-        logits = read_logits(session, turned, crop)
+        places, its_ink = np.rot90(np.arange(81).reshape(9, 9), turn).ravel(), ink.turned(turn)
+        turned = np.rot90(upright[:, places], turn, axes=(2, 3))
+        logits = read_logits(session, turned)
         digits, unique, agree = choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
-        bleached = read_bleached(session, turned, crop, digits == BLANK)
+        bleached = read_bleached(session, turned, digits == BLANK)
         return CellReadings(turn, its_ink, logits, bleached, digits, unique, agree)
 
-    likely = turn_likelihoods(session, page, ink, middle)
+    likely = turn_likelihoods(session, upright[len(crop) // 2], ink)
     first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
     cells = read_turned(first)
     if not cells.unique:

@@ -67,8 +67,8 @@ def sort_corners(corners: np.ndarray) -> np.ndarray:
 
 def is_convex(corners: np.ndarray) -> bool:
     """Return whether four corners are a convex quadrilateral in clockwise order."""
-    sides = np.roll(corners, -1, axis=0) - corners
-    following = np.roll(sides, -1, axis=0)
+    sides = corners[[1, 2, 3, 0]] - corners
+    following = sides[[1, 2, 3, 0]]
     return bool((sides[:, 0] * following[:, 1] > sides[:, 1] * following[:, 0]).all())
 
 
@@ -83,12 +83,17 @@ def photo_points(board: Board, points: np.ndarray) -> np.ndarray:
 
 def bend_at(bend: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the displacement of points [N, 2] by a bend; all in cells."""
-    return np.einsum("ni,ijk,nj->nk", powers(points[:, 1]), bend, powers(points[:, 0]))
+    return bend_terms(points) @ bend.reshape(-1, 2)
+
+
+def bend_terms(points: np.ndarray) -> np.ndarray:
+    """Return the products of powers of y and of x that a bend weights, [N, 16], at points [N, 2] in cells."""
+    return (powers(points[:, 1])[:, :, None] * powers(points[:, 0])[:, None]).reshape(len(points), -1)
 
 
 def powers(at: np.ndarray) -> np.ndarray:
     """Scale positions in cells from 0..9 to -1..1, and return their powers 0 to DEGREE; float32 [N, DEGREE + 1]."""
-    return (np.clip(at, 0, 9, dtype=np.float32)[:, None] / 4.5 - 1) ** np.arange(DEGREE + 1, dtype=np.float32)
+    return np.vander(np.clip(at, 0, 9) / 4.5 - 1, DEGREE + 1, increasing=True).astype(np.float32)
 
 
 def straighten(
@@ -105,12 +110,11 @@ def straighten(
         return cv2.warpPerspective(image, transform, (side, side), borderMode=beyond)
     at = (np.arange(side, dtype=np.float32) + 0.5) / cell - border
     terms = powers(at)
-    x = at + terms @ board.bend[..., 0] @ terms.T
-    y = at[:, None] + terms @ board.bend[..., 1] @ terms.T
     h = cv2.getPerspectiveTransform(rectangle(0, 0, 9, 9), board.corners).astype(np.float32)
-    depth = h[2, 0] * x + h[2, 1] * y + h[2, 2]
-    map_x, map_y = ((h[k, 0] * x + h[k, 1] * y + h[k, 2]) / depth for k in (0, 1))
-    return cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=beyond)
+    x, y, depth = (
+        terms @ (board.bend @ h[k, :2]) @ terms.T + (h[k, 0] * at + (h[k, 1] * at[:, None] + h[k, 2])) for k in range(3)
+    )
+    return cv2.remap(image, x / depth, y / depth, cv2.INTER_LINEAR, borderMode=beyond)
 
 
 def noise_of(grey: np.ndarray) -> float:
@@ -144,10 +148,12 @@ class Pyramid:
 
 
 def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
-    """Measure upright lines: how much darker each pixel is than both its sides, in grey levels; uint8, same shape.
+    """Measure upright lines: how much darker each pixel is than both its sides, in grey levels; uint8 [2 * S, S].
 
+    Level lines follow below them, as upright ones of the transposed patch: together they take half the time.
     The first and the last line are compared with the inner side only, because beyond the board may be anything.
     """
+    patch = np.concatenate([patch, patch.T])
     reach = cell // 5  # lines are narrower
     wide = cv2.copyMakeBorder(patch, 0, 0, reach, reach, cv2.BORDER_REPLICATE)
     left, right = wide[:, : -2 * reach], wide[:, 2 * reach :]
@@ -159,8 +165,9 @@ def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
 
 
 def along_edges(depth: np.ndarray, cell: int) -> np.ndarray:
-    """Average the depth of upright lines along an edge without its ends, a pixel or two off its place; same shape."""
-    return cv2.dilate(cv2.blur(depth, (1, 3 * cell // 4)), np.ones((1, 4), np.uint8), anchor=(2, 0))
+    """Average the depth of lines along an edge without its ends, a pixel or two off its place; uint8 [2, 11, S]."""
+    middles = cv2.blur(depth, (1, 3 * cell // 4))[cell // 2 :: cell]
+    return cv2.dilate(middles, np.ones((1, 4), np.uint8), anchor=(2, 0)).reshape(2, -1, depth.shape[1])
 
 
 def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,27 +176,20 @@ def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarra
     Returns float32 [2, 11, 10] for the lines and [2, 11, 9] for the places between them; the first and the last of
     the 11 belong to the border's cells, where the lines should have ended. Then the ink of each line, [2, 10].
     """
-    lines, between, ink = [], [], []
-    for image in (patch, np.ascontiguousarray(patch.T)):
-        depth = line_depth(image, cell)
-        along = along_edges(cv2.convertScaleAbs(depth, alpha=255 / contrast), cell)
-        rows = along[cell // 2 + cell * np.arange(11)].astype(np.float32) / 255
-        rows = ((rows - EDGE_SEEN[0]) / (EDGE_SEEN[1] - EDGE_SEEN[0])).clip(0, 1)
-        lines.append(rows[:, cell * (BORDER + np.arange(10))])
-        offsets = [int(part * cell) for part in (0.3, 0.5, 0.7)]
-        between.append(sum(rows[:, cell * (BORDER + np.arange(9)) + offset] for offset in offsets) / 3)
-        columns = depth[BORDER * cell : -BORDER * cell].mean(axis=0)
-        ink.append([columns[cell * (BORDER + k) - 3 : cell * (BORDER + k) + 3].sum() for k in range(10)])
-    return np.stack(lines), np.stack(between), np.array(ink)
+    depth = line_depth(patch, cell)
+    rows = along_edges(cv2.convertScaleAbs(depth, alpha=255 / contrast), cell).astype(np.float32) / 255
+    rows = ((rows - EDGE_SEEN[0]) / (EDGE_SEEN[1] - EDGE_SEEN[0])).clip(0, 1)
+    lines = rows[..., cell * (BORDER + np.arange(10))]
+    offsets = np.array([int(part * cell) for part in (0.3, 0.5, 0.7)])
+    between = rows[..., cell * (BORDER + np.arange(9))[:, None] + offsets].mean(axis=3)
+    columns = depth.reshape(2, *patch.shape)[:, BORDER * cell : -BORDER * cell].mean(axis=1, dtype=np.float32)
+    ink = columns[:, cell * (BORDER + np.arange(10))[:, None] + np.arange(-3, 3)].sum(axis=2)
+    return lines, between, ink
 
 
 def edge_depths(patch: np.ndarray, cell: int) -> np.ndarray:
     """Measure how much darker than its sides each edge of a cell is, in grey levels; uint8 [2, 9, 10]."""
-    depths = []
-    for image in (patch, np.ascontiguousarray(patch.T)):
-        along = along_edges(line_depth(image, cell), cell)
-        depths.append(along[cell // 2 + cell * (BORDER + np.arange(9))][:, cell * (BORDER + np.arange(10))])
-    return np.stack(depths)
+    return along_edges(line_depth(patch, cell), cell)[:, BORDER:-BORDER, cell * (BORDER + np.arange(10))]
 
 
 def grid_score(photo: Pyramid, board: Board) -> float:
@@ -219,19 +219,17 @@ def crossings(photo: Pyramid, board: Board) -> tuple[np.ndarray, np.ndarray]:
     patch = photo.straighten(board, cell)
     shifts = np.arange(-reach, reach + 1)
     at = cell * (BORDER + np.arange(10))
-    offsets, clear = [], []
-    for image in (patch, np.ascontiguousarray(patch.T)):
-        along = cv2.convertScaleAbs(line_depth(image, cell), alpha=255 / (2 * photo.contrast))
-        along = cv2.blur(along, (1, int(LINE_LENGTH * cell)))
-        along = cv2.GaussianBlur(along, (3, 1), 0).astype(np.float32) / 255
-        seen = along[at[:, None, None], at[None, :, None] + shifts] * (1 - NEARER * np.abs(shifts) / reach)
-        best = seen.argmax(axis=2).clip(1, len(shifts) - 2)
-        before, peak, after = (np.take_along_axis(seen, (best + d)[..., None], 2)[..., 0] for d in (-1, 0, 1))
-        part = 0.5 * (before - after) / np.minimum(before - 2 * peak + after, -1e-4)  # the parabola's top
-        offsets.append((shifts[best] + part.clip(-1, 1) + 0.5) / cell)
-        clear.append(peak - np.median(seen, axis=2))
-    offset = np.stack([offsets[0].ravel(), offsets[1].T.ravel()], axis=1).astype(np.float32)
-    return offset, np.minimum(clear[0], clear[1].T).ravel()
+    along = cv2.convertScaleAbs(line_depth(patch, cell), alpha=255 / (2 * photo.contrast))
+    along = cv2.blur(along, (1, int(LINE_LENGTH * cell))).reshape(2, len(patch), -1)[:, at]
+    along = cv2.GaussianBlur(along.reshape(20, -1), (3, 1), 0).astype(np.float32) / 255
+    seen = along[:, at[:, None] + shifts] * (1 - NEARER * np.abs(shifts) / reach)  # [20, 10, shifts]
+    best = seen.argmax(axis=2).clip(1, len(shifts) - 2)
+    before, peak, after = (np.take_along_axis(seen, (best + d)[..., None], 2)[..., 0] for d in (-1, 0, 1))
+    part = 0.5 * (before - after) / np.minimum(before - 2 * peak + after, -1e-4)  # the parabola's top
+    x, y = ((shifts[best] + part.clip(-1, 1) + 0.5) / cell).reshape(2, 10, 10)
+    middle = np.sort(seen, axis=2)[..., len(shifts) // 2]
+    clear_x, clear_y = (peak - middle).reshape(2, 10, 10)
+    return np.stack([x.ravel(), y.T.ravel()], axis=1).astype(np.float32), np.minimum(clear_x, clear_y.T).ravel()
 
 
 def pull_corners(photo: Pyramid, board: Board) -> Board:
@@ -260,7 +258,7 @@ def pull_corners(photo: Pyramid, board: Board) -> Board:
 
 def fit_bend(board: Board, at: np.ndarray, offset: np.ndarray, trust: np.ndarray) -> Board:
     """Bend a board so that points `at` [N, 2] move by `offset` [N, 2], both in cells; `trust` [N] is 0 to 1."""
-    terms = np.einsum("ni,nj->nij", powers(at[:, 1]), powers(at[:, 0])).reshape(len(at), -1)
+    terms = bend_terms(at)
     weight, bend = trust[:, None], np.zeros((terms.shape[1], 2))
     for _ in range(3):  # outliers count less
         normal = terms.T @ (weight * terms) + STIFFNESS * np.eye(terms.shape[1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from digitnet_boards import cut_cells
 from digitnet_onnx import open_session
 from pages.tutorial import draw_page
 from reading import cells
@@ -91,7 +92,7 @@ def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
     logits = np.zeros((3, 81, 10), np.float32)
     logits[..., 0] = 9
     read = cells.CellReadings(
-        0, Ink(nothing, nothing, 0.5, none, none, none), logits, shown, np.zeros(81, np.int64), True, False
+        0, Ink(nothing, 0.5, none, none, none), logits, shown, np.zeros(81, np.int64), True, False
     )
     assert cells.possible_readings(read) == [{0, 4} if cell == 7 else {0} for cell in range(81)]
     assert cells.ink_doubts(read) == []
@@ -107,7 +108,8 @@ def test_more_contrast_is_around_the_paper_of_each_cell(session):
 
     page, network = np.full((450, 450), 200, np.uint8), Network()
     page[:50, :50], page[20:30, 20:30] = 100, 90
-    assert (cells.read_bleached(network, page, (0.1, 0.1), np.arange(81) < 80)[1:] == 0).all()
+    cut = np.stack([cut_cells(page, 0.1)] * 2)
+    assert (cells.read_bleached(network, cut, np.arange(81) < 80)[1:] == 0).all()
     for gain, seen in zip(cells.BLEACHED_GAINS, np.concatenate(given).reshape(2, 2, 80, 28, 28), strict=True):
         assert (seen[:, 0, 0, 0] == 100).all() and (seen[:, 0, 14, 14] == 100 - 10 * gain).all()
         assert (seen[:, 1:] == 200).all()
