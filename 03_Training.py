@@ -6,21 +6,23 @@ Writes artifacts/digitnet_best.pth (a bare state_dict), artifacts/sudoku_digitne
 artifacts/training.json (settings, one record per epoch, versions, SHA-256 of the data).
 
 The chapter's script decodes every image again in every epoch; this one decodes once and trains from memory.
-`make train export`, which calls it twice, takes 163 s on 2 x86-64 cores (AMD EPYC) and prints at the end:
-
-Best val acc: 1.0000
-  epoch 5: 0 of 16,200 cells, 0 of 6,084 digits, 0 of 10,116 blanks, 0 of 200 boards wrong
-Logits scaled by 1.31: the best fit to 8,100 cells in fonts not trained on
-Saved: artifacts/digitnet_best.pth
-Exported: artifacts/sudoku_digitnet.onnx
-Parity MAE: 2.7056783e-06
 """
 
 import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import UserError, argument_parser, cores, fraction, positive_float, positive_int, run_script, seed
+from digitnet_cli import (
+    MAX_THREADS,
+    UserError,
+    argument_parser,
+    cores,
+    fraction,
+    positive_float,
+    positive_int,
+    run_script,
+    seed,
+)
 
 # isort: split
 import argparse
@@ -30,7 +32,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from digitnet_machine import MAX_THREADS, alone_in, available_cpus, keep_freed_memory, write_json
+from digitnet_machine import alone_in, available_cpus, keep_freed_memory, write_json
 
 
 class Recipe(NamedTuple):

@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent
+MAX_THREADS = 4  # by default, for training and inference
 
 
 class UserError(Exception):

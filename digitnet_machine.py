@@ -21,8 +21,6 @@ from typing import Any
 
 from digitnet_cli import UserError, first_line
 
-MAX_THREADS = 4  # by default, of training and inference
-
 
 def read_system_file(path: Path) -> str:
     """Return the text of a file in /proc or /sys, or "" if it cannot be read."""

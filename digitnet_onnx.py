@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitnet_cli import UserError, first_line  # before onnxruntime, see there
+from digitnet_cli import MAX_THREADS, UserError, first_line  # before onnxruntime, see there
 
 # isort: split
 import numpy as np
 import onnxruntime
 
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize, remake
-from digitnet_machine import MAX_THREADS, available_cpus, write_file
+from digitnet_machine import available_cpus, write_file
 
 if TYPE_CHECKING:
     import onnx
