@@ -109,7 +109,7 @@ def run_script(main: Callable[[argparse.Namespace], Any], args: argparse.Namespa
         sys.exit(130)
     except Exception as error:  # of a package, which has its own classes
         frames = traceback.extract_tb(error.__traceback__)
-        last = next(frame for frame in reversed(frames) if "-packages" not in frame.filename)  # in code of ours
+        last = next(frame for frame in reversed(frames) if "/lib/python" not in frame.filename)  # in code of ours
         step = f"{last.name} ({os.path.basename(last.filename)}, line {last.lineno})"
         sys.exit(f"{script}: {type(error).__name__} in {step}: {first_line(error)}: add --debug for the traceback")
 

@@ -141,8 +141,8 @@ def test_a_readers_own_modules_beside_the_scripts_stand_for_no_other(tmp_path, s
 
 def test_a_failure_of_a_package_is_one_line_that_names_the_step_and_a_traceback_with_debug(tmp_path):
     (tmp_path / "fail.py").write_text(
-        "from digitnet_cli import argument_parser, run_script\n"
-        "def train(args):\n    raise RuntimeError('could not create\\na primitive')\n"
+        "from unittest import mock; from digitnet_cli import argument_parser, run_script\n"
+        "def train(args):\n    mock.Mock(side_effect=RuntimeError('could not create\\na primitive'))()\n"
         "run_script(train, argument_parser('').parse_args())\n"
     )
     done = run(sys.executable, tmp_path / "fail.py", PYTHONPATH=str(ROOT))
