@@ -112,7 +112,7 @@ class Chain(NamedTuple):
 
 
 def make(folder: Path, *arguments: str) -> Result:
-    settings = [f"DATA={folder}/data", f"OUT={folder}/artifacts", f"REAL={folder}/real", "TRAIN=6", "VAL=3"]
+    settings = [f"DATA={folder}/data", f"OUT={folder}/artifacts", f"REAL={folder}/real", "TRAIN=3", "VAL=2"]
     defaults = ["EPOCHS=1", "BATCH=64", "THREADS=1", f"PYTHON={PYTHON}"]
     given = {argument.partition("=")[0] for argument in arguments}
     return run("make", *settings, *(d for d in defaults if d.partition("=")[0] not in given), *arguments)
@@ -191,7 +191,7 @@ def built(once: Callable[..., Chain]) -> Chain:
 @pytest.fixture(scope="session")
 def trained(once: Callable[..., Chain], request: pytest.FixtureRequest) -> Chain:
     """Data, weights and ONNX file of a small training, long enough to read pages. Read only."""
-    train, val, epochs = (80, 10, 7) if request.config.getoption("--slow") else (20, 5, 8)
+    train, val, epochs = (80, 10, 7) if request.config.getoption("--slow") else (20, 5, 6)
 
     def build(folder: Path) -> Result:
         return train_small(folder, ("--train", train, "--val", val), ("--epochs", epochs, "--batch-size", 64))

@@ -3,7 +3,7 @@
 
 - MAKEFLAGS passes settings (TINY) like a command line; those of a command of the README take precedence.
   A script called without make gets the same by SCRIPT_TINY.
-- data/real has a few drawn boards.
+- data/real has a few drawn boards, and parity draws two boards instead of 24.
 - `.venv` of the copy holds a `python` that adds these options and then runs this interpreter.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from conftest import ROOT, WITHOUT_MAKE, draw_boards, run
 
-TINY = "TRAIN=4 VAL=2 EPOCHS=1 BATCH=64 THREADS=1"
-SCRIPT_TINY = {"02_PrepareData.py": "--train 4 --val 2", "03_Training.py": "--epochs 1 --batch-size 64 --threads 1"}
+TINY = "TRAIN=2 VAL=1 EPOCHS=1 BATCH=64 THREADS=1"
+SCRIPT_TINY = {"02_PrepareData.py": "--train 2 --val 1", "03_Training.py": "--epochs 1 --batch-size 64 --threads 1"}
 
 # The `python` of the copy: the real interpreter and the options that make a script small are filled in.
 CLIENT = """import os, sys
@@ -37,6 +37,8 @@ class Copy:
         self.folder = folder
         made = shutil.ignore_patterns(".git", ".venv", "artifacts", "build", "__pycache__", ".*_cache", "data")
         shutil.copytree(ROOT, folder, ignore=made)
+        parity = folder / "digitnet_parity.py"
+        parity.write_text(parity.read_text().replace("NEWSPAPER_BOARDS = 24", "NEWSPAPER_BOARDS = 2"))
         draw_boards(folder / "data" / "real", 3)
         run(sys.executable, "-m", "venv", "--without-pip", folder / ".venv")  # tools/venv.py may hide the library's
         client = folder / ".venv" / "client.py"

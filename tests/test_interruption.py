@@ -18,7 +18,7 @@ from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, call, run, slow
 from digitnet_boards import load_split
 from digitnet_cli import UserError
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 def options(chain, out):
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported_and_not_used(chain, uninterr
 def test_make_continues_training_after_a_kill(chain, uninterrupted):
     weights, _ = uninterrupted
     settings = [f"PYTHON={PYTHON}", f"DATA={chain.data}", f"OUT={chain.out}", f"EPOCHS={EPOCHS}"]
-    command = ["make", "train", *settings, "BATCH=64", "THREADS=1", "TRAIN=6", "VAL=3"]
+    command = ["make", "train", *settings, "BATCH=64", "THREADS=1", "TRAIN=3", "VAL=2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=WITHOUT_MAKE)
     stop_after(process, 0, signal.SIGKILL, b"epoch 2/")
     result = chain.make("train", f"EPOCHS={EPOCHS}")
