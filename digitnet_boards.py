@@ -185,8 +185,8 @@ def label_boards(pixels: np.ndarray | Sequence[np.ndarray], givens: Sequence[str
     return Cells(cells, labels, np.repeat(names, 81), np.tile(np.arange(81), len(names)))
 
 
-def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
-    """Cut a straightened square board, uint8 [S, S], into its 81 cells row by row, uint8 [81, 28, 28].
+def cut_cells(board: np.ndarray, crop_margin: float, side: int = CELL_SIZE) -> np.ndarray:
+    """Cut a straightened square board, uint8 [S, S], into its 81 cells row by row, uint8 [81, side, side].
 
     `crop_margin` is cut off each side, as a fraction of the cell: 0 keeps the grid lines, 0.12 is the value of the
     later chapters' grid processor. Resizes by area, as that does.
@@ -195,7 +195,7 @@ def cut_cells(board: np.ndarray, crop_margin: float) -> np.ndarray:
     inset = int(crop_margin * step)
     starts = range(inset, 9 * step, step)
     cells = [board[y : y + step - 2 * inset, x : x + step - 2 * inset] for y in starts for x in starts]
-    return np.stack([cv2.resize(cell, (CELL_SIZE, CELL_SIZE), interpolation=cv2.INTER_AREA) for cell in cells])
+    return np.stack([cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA) for cell in cells])
 
 
 def rectangle(left: float, top: float, width: float, height: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 from digitnet_boards import cut_cells
-from digitnet_data import BLANK, CONFIDENCE_THRESHOLD, normalize
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, normalize
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
 from reading.ink import Ink, levels
@@ -20,8 +20,9 @@ USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
 MAX_CROP = 0.3
 DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
 MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
-BLEACHED_GAINS = 4.0, 8.0  # of contrast in blank cells: reveal a digit that kept an eighth of its contrast
-BLEACHED = 0.7  # least probability of such a digit, over crop margins and gains: texture differs between them
+BLEACHED_GAIN = 8.0  # of contrast in blank cells: reveals a digit that kept a twelfth of its contrast
+SHIFTS = (2, 2), (0, 0), (0, 4), (4, 0), (4, 4)  # of such a cell, in pixels: at each, texture reads otherwise
+BLEACHED = 0.9  # least probability of such a digit, over the shifts
 PALE_DIGITS = 4  # pale digits that all agree with the solution of the dark ones: no ghosts do, but 1 of 9**4
 PRINTED = 72  # of 81 digits that agree with one solution: a printed solution
 POSSIBLE = 0.02  # a class with this probability may be the truth
@@ -65,17 +66,20 @@ def read_logits(session: onnxruntime.InferenceSession, cells: np.ndarray) -> np.
     return run_logits(session, normalize(cells.reshape(-1, 1, height, width))).reshape(*shape, 10)
 
 
-def read_bleached(session: onnxruntime.InferenceSession, cells: np.ndarray, blank: np.ndarray) -> np.ndarray:
-    """Read those of `cells`, uint8 [margins, 81, 28, 28], in the mask `blank` with BLEACHED_GAINS times the contrast.
+def read_bleached(
+    session: onnxruntime.InferenceSession, page: np.ndarray, crop_margin: float, blank: np.ndarray
+) -> np.ndarray:
+    """Read the cells in the mask `blank`, bool [81], with BLEACHED_GAIN times the contrast, at each of SHIFTS.
 
     Returns the class of each cell, int64 [81]; BLANK where none is likelier than BLEACHED.
     """
     revealed = np.full(81, BLANK)
     if blank.any():
-        cells = cells[:, blank].astype(np.float32)
-        paper = levels(cells.reshape(*cells.shape[:2], -1), 0.6)[0][..., None, None]
-        raised = np.clip([paper + gain * (cells - paper) for gain in BLEACHED_GAINS], 0, 255)
-        probabilities = softmax(read_logits(session, raised).mean(axis=(0, 1)))
+        cells = cut_cells(page, crop_margin, CELL_SIZE + max(SHIFTS[-1]))[blank].astype(np.float32)
+        paper = levels(cells.reshape(len(cells), -1), 0.6)[0][:, None, None]
+        raised = np.clip(paper + BLEACHED_GAIN * (cells - paper), 0, 255)
+        shifted = np.stack([raised[:, y : y + CELL_SIZE, x : x + CELL_SIZE] for y, x in SHIFTS])
+        probabilities = softmax(read_logits(session, shifted).mean(axis=0))
         revealed[blank] = np.where(probabilities.max(axis=1) > BLEACHED, probabilities.argmax(axis=1), BLANK)
     return revealed
 
@@ -105,17 +109,16 @@ def read_upright(
     If the digits of the likeliest turn do not have exactly one solution, but those of the second do, take the second:
     old-style digits may look likelier upside down, but then contradict the rules.
     """
-    upright = np.stack([cut_cells(page, margin) for margin in crop])
+    middle = len(crop) // 2
 
     def read_turned(turn: int) -> CellReadings:
-        places, its_ink = np.rot90(np.arange(81).reshape(9, 9), turn).ravel(), ink.turned(turn)
-        turned = np.rot90(upright[:, places], turn, axes=(2, 3))
-        logits = read_logits(session, turned)
+        turned, its_ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
+        logits = read_logits(session, np.stack([cut_cells(turned, margin) for margin in crop]))
         digits, unique, agree = choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
-        bleached = read_bleached(session, turned, digits == BLANK)
+        bleached = read_bleached(session, turned, crop[middle], digits == BLANK)
         return CellReadings(turn, its_ink, logits, bleached, digits, unique, agree)
 
-    likely = turn_likelihoods(session, upright[len(crop) // 2], ink)
+    likely = turn_likelihoods(session, cut_cells(page, crop[middle]), ink)
     first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
     cells = read_turned(first)
     if not cells.unique:
