@@ -5,6 +5,7 @@
 python3 06_ReadBoard.py photo.jpg                      prints the grid, a verdict, and why it is doubtful
 python3 06_ReadBoard.py --picture out.png photo.jpg    also draws the frame and the digits over the photo
 python3 06_ReadBoard.py --json *.jpg                   prints one line of JSON per photo, for programs
+python3 06_ReadBoard.py --same a.jpg b.jpg             reads one board from several photos of it
 
 The verdict is one of: verified (the digits have exactly one solution, and no other likely reading of a cell has; exit
 code 0), suspect (3), not found (4), unreadable (1, no picture); of several photos, the last of these counts.
@@ -26,10 +27,12 @@ from digitnet_cli import UserError, argument_parser, keep_inputs, place_and_cure
 # isort: split
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 
 from digitnet_boards import load_photo, rectangle
 from digitnet_data import BLANK
@@ -38,6 +41,7 @@ from digitnet_onnx import open_session
 from reading.board import Reading, read_board
 from reading.grid import Board, is_convex, photo_points
 from reading.rules import Reason, name_of, place_of
+from reading.same import choose_photos, combine_readings
 
 # --- settings: those of the command line stand in parse_args -----------------------------------
 FOLDER = Path(__file__).resolve().parent
@@ -60,7 +64,8 @@ def parse_args() -> argparse.Namespace:
     )
     add("--crop-margin", type=float, metavar="PART", help="cropped off each side of a cell, 0 to 0.3 (6, 9 and 12 %%)")
     add("--solve", action="store_true", help="print the solution, too, where there is exactly one")
-    add("--json", action="store_true", help="print one line of JSON per photo")
+    add("--same", action="store_true", help="the photos show the same board: give one result for all")
+    add("--json", action="store_true", help="print one line of JSON per photo, or per board")
     add("--picture", type=Path, metavar="FILE", help="draw the frame and the digits over the photo")
     args = parser.parse_args()
     if args.crop_margin is not None and not 0 <= args.crop_margin <= 0.3:
@@ -204,39 +209,63 @@ def checked_corners(numbers: list[float], photo: np.ndarray) -> np.ndarray:
     return corners
 
 
+def read_file(session: onnxruntime.InferenceSession, path: Path, args: argparse.Namespace) -> Reading:
+    """Read the board in the photo `path`, and draw the picture if asked; print why a photo is unreadable."""
+    try:
+        photo = load_photo(path)
+    except (UserError, OSError) as error:
+        cause = f"{error.strerror}: {place_and_cure(error)}" if isinstance(error, OSError) else str(error)
+        print_error(cause)
+        return Reading("unreadable", [Reason(cause)])
+    board = None
+    if args.straightened:
+        board = Board(rectangle(-0.5, -0.5, *photo.shape[::-1]))
+    elif args.corners:
+        board = Board(checked_corners(args.corners, photo))
+    reading = read_board(session, photo, board, args.crop_margin)
+    if args.picture:
+        save_picture(args.picture, draw_picture(photo, reading))
+    return reading
+
+
+def print_error(text: str) -> None:
+    """Print a line on standard error."""
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+
+
+def read_same(photos: list[Path], readings: list[Reading]) -> tuple[Path, Reading]:
+    """Return the first photo of the board that most of them show, and the reading of all of its photos."""
+    kept = []
+    for path, reading, cause in zip(photos, readings, choose_photos(readings), strict=True):
+        if not cause:
+            kept.append((path, reading))
+        elif reading.verdict != "unreadable":  # that was printed
+            print_error(f"{path} is left out: {cause}")
+    path, reading = kept[0]
+    return path, reading if len(kept) == 1 else combine_readings([reading for _, reading in kept])
+
+
 def main(args: argparse.Namespace) -> None:
     """Read every photo, print the results, and exit with the code of the worst."""
     cv2.setNumThreads(1)  # starting more takes longer than reading a photo
     keep_inputs([args.picture], [*args.photos, args.onnx])
     session = open_session(find_model(args.onnx))
+    results: Iterable[tuple[Path, Reading]] = ((path, read_file(session, path, args)) for path in args.photos)
+    if args.same:
+        results = [read_same(args.photos, [reading for _, reading in results])]
     codes = []
-    for path in args.photos:
-        try:
-            photo = load_photo(path)
-        except (UserError, OSError) as error:
-            cause = f"{error.strerror}: {place_and_cure(error)}" if isinstance(error, OSError) else str(error)
-            print(f"{Path(sys.argv[0]).name}: {cause}", file=sys.stderr)
-            codes.append(EXIT_CODES["unreadable"])
-            if args.json:
-                print(as_json(path, Reading("unreadable", [Reason(cause)]), False))
-            continue
-        board = None
-        if args.straightened:
-            board = Board(rectangle(-0.5, -0.5, *photo.shape[::-1]))
-        elif args.corners:
-            board = Board(checked_corners(args.corners, photo))
-        reading = read_board(session, photo, board, args.crop_margin)
+    for path, reading in results:
         codes.append(EXIT_CODES[reading.verdict])
         if args.json:
             print(as_json(path, reading, args.solve))
-        elif len(args.photos) == 1:
+        elif reading.verdict == "unreadable":
+            continue
+        elif args.same or len(args.photos) == 1:
             print_board(reading, args.solve)
         else:
             print(f"{path}: {describe_reading(reading)}")
             if args.solve and reading.solution:
                 print(f"{path}: solution: {text_of(reading.solution)}")
-        if args.picture:
-            save_picture(args.picture, draw_picture(photo, reading))
     sys.exit(max(codes, key=list(EXIT_CODES.values()).index))
 
 

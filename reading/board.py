@@ -18,7 +18,7 @@ from digitnet_boards import rectangle
 from digitnet_data import BLANK
 from digitnet_onnx import check_signature
 from reading import grid
-from reading.cells import crop_margins, ink_doubts, possible_readings, raise_contrast, read_upright
+from reading.cells import CellReadings, crop_margins, ink_doubts, possible_readings, raise_contrast, read_upright
 from reading.grid import BORDER, SCORE_CELL, Board, Pyramid
 from reading.ink import CELL, Ink, darkness_and_light, even_cells, measure_ink
 from reading.proposals import ink_masks, propose
@@ -57,6 +57,8 @@ class Reading(NamedTuple):
     probabilities: np.ndarray | None = None  # float32 [81, 10]
     solution: list[int] | None = None  # 81 digits, if there is exactly one
     proposal: tuple[int, int] | None = None  # a cell, and the one other reading of it that gives exactly one solution
+    cells: CellReadings | None = None
+    place: tuple[Reason, ...] = ()  # those of `reasons` that doubt the board's place or its lines, not the digits
 
 
 # --- finding -----------------------------------------------------------------------------------
@@ -151,27 +153,31 @@ def read_board(
     crop = crop_margins(ink.size) if crop_margin is None else (crop_margin,)
     rules = Rules()
     cells, gap = read_upright(session, rules, page, ink, crop)
-    turn, probabilities = cells.turn, cells.probabilities
-    verdict = rules.judge(cells.digits, probabilities, possible_readings(cells))
-    reasons = verdict.reasons + ink_doubts(cells) + grid_doubts(whole, turn, cells.digits)
+    place = grid_doubts(whole, cells.turn, cells.digits)
     if board.cell < SMALL_CELL:
-        reasons.append(Reason(f"a cell has only {board.cell:.0f} pixels: photograph the board larger"))
-    reasons += [Reason(f"the board is cut off at the {side} edge") for side in cut_sides(board, photo)]
+        place.append(Reason(f"a cell has only {board.cell:.0f} pixels: photograph the board larger"))
+    place += [Reason(f"the board is cut off at the {side} edge") for side in cut_sides(board, photo)]
     if board.beside:
-        reasons.append(Reason("another board is in the photo: crop it to one"))
+        place.append(Reason("another board is in the photo: crop it to one"))
     if gap < TURN_GAP:
-        reasons.append(Reason("its orientation is uncertain"))
-    return Reading(
-        SUSPECT if reasons else VERIFIED,
-        reasons,
-        board,
-        np.roll(grid.photo_points(board, rectangle(0, 0, 9, 9)), -turn, axis=0),
-        90 * turn,
-        inverted,
-        cells.digits,
-        probabilities,
-        verdict.solution,
-        verdict.proposal,
+        place.append(Reason("its orientation is uncertain"))
+    corners = np.roll(grid.photo_points(board, rectangle(0, 0, 9, 9)), -cells.turn, axis=0)
+    return judge_cells(rules, Reading(SUSPECT, [], board, corners, 90 * cells.turn, inverted), cells, tuple(place))
+
+
+def judge_cells(rules: Rules, reading: Reading, cells: CellReadings, place: tuple[Reason, ...]) -> Reading:
+    """Return `reading` with the digits of `cells`, and the verdict on them; `place` is as in Reading."""
+    verdict = rules.judge(cells.digits, cells.probabilities, possible_readings(cells))
+    reasons = [*verdict.reasons, *ink_doubts(cells), *place]
+    return reading._replace(
+        verdict=SUSPECT if reasons else VERIFIED,
+        reasons=reasons,
+        digits=cells.digits,
+        probabilities=cells.probabilities,
+        solution=verdict.solution,
+        proposal=verdict.proposal,
+        cells=cells,
+        place=place,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 from digitnet_boards import cut_cells
-from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, normalize
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, normalize
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
 from reading.ink import Ink, levels
@@ -20,7 +20,7 @@ USUAL_DIGITS = 0.5  # of a cell: the size of digits in training
 MAX_CROP = 0.3
 DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
 MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
-BLEACHED_GAIN = 8.0  # of contrast in blank cells: reveals a digit that kept a twelfth of its contrast
+RAISED_GAIN = 8.0  # of contrast in blank cells: reveals a digit that kept a twelfth of its contrast
 SHIFTS = (2, 2), (0, 0), (0, 4), (4, 0), (4, 4)  # of such a cell, in pixels: at each, texture reads otherwise
 BLEACHED = 0.9  # least probability of such a digit, over the shifts
 PALE_DIGITS = 4  # pale digits that all agree with the solution of the dark ones: no ghosts do, but 1 of 9**4
@@ -34,7 +34,7 @@ class CellReadings(NamedTuple):
     turn: int  # quarter turns counterclockwise
     ink: Ink
     logits: np.ndarray  # float32 [margins, 81, 10]
-    bleached: np.ndarray  # int64 [81]: the class that more contrast reveals in a blank cell, or BLANK
+    raised: np.ndarray  # float32 [81, 10]: the logits of blank cells with more contrast, 0 of others
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
     agree: bool  # and those whose ink cannot be a digit's agree with it: they are printed all the same
@@ -43,6 +43,13 @@ class CellReadings(NamedTuple):
     def probabilities(self) -> np.ndarray:
         """Return the probability of each class; float32 [81, 10]."""
         return softmax(self.logits.mean(axis=0))
+
+    @property
+    def bleached(self) -> np.ndarray:
+        """Return the class that more contrast reveals in each blank cell, int64 [81]; BLANK if none is certain."""
+        revealed = softmax(self.raised)
+        certain = (self.digits == BLANK) & (revealed.max(axis=1) > BLEACHED)
+        return np.where(certain, revealed.argmax(axis=1), BLANK)
 
 
 def raise_contrast(page: np.ndarray, darkness: float) -> np.ndarray:
@@ -66,22 +73,21 @@ def read_logits(session: onnxruntime.InferenceSession, cells: np.ndarray) -> np.
     return run_logits(session, normalize(cells.reshape(-1, 1, height, width))).reshape(*shape, 10)
 
 
-def read_bleached(
+def read_raised(
     session: onnxruntime.InferenceSession, page: np.ndarray, crop_margin: float, blank: np.ndarray
 ) -> np.ndarray:
-    """Read the cells in the mask `blank`, bool [81], with BLEACHED_GAIN times the contrast, at each of SHIFTS.
+    """Read the cells in the mask `blank`, bool [81], with RAISED_GAIN times the contrast, at each of SHIFTS.
 
-    Returns the class of each cell, int64 [81]; BLANK where none is likelier than BLEACHED.
+    Returns the means of their logits, float32 [81, 10]; 0 of other cells.
     """
-    revealed = np.full(81, BLANK)
+    logits = np.zeros((81, NUM_CLASSES), np.float32)
     if blank.any():
         cells = cut_cells(page, crop_margin, CELL_SIZE + max(SHIFTS[-1]))[blank].astype(np.float32)
         paper = levels(cells.reshape(len(cells), -1), 0.6)[0][:, None, None]
-        raised = np.clip(paper + BLEACHED_GAIN * (cells - paper), 0, 255)
+        raised = np.clip(paper + RAISED_GAIN * (cells - paper), 0, 255)
         shifted = np.stack([raised[:, y : y + CELL_SIZE, x : x + CELL_SIZE] for y, x in SHIFTS])
-        probabilities = softmax(read_logits(session, shifted).mean(axis=0))
-        revealed[blank] = np.where(probabilities.max(axis=1) > BLEACHED, probabilities.argmax(axis=1), BLANK)
-    return revealed
+        logits[blank] = read_logits(session, shifted).mean(axis=0)
+    return logits
 
 
 def turn_likelihoods(session: onnxruntime.InferenceSession, cells: np.ndarray, ink: Ink) -> np.ndarray:
@@ -115,8 +121,8 @@ def read_upright(
         turned, its_ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
         logits = read_logits(session, np.stack([cut_cells(turned, margin) for margin in crop]))
         digits, unique, agree = choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
-        bleached = read_bleached(session, turned, crop[middle], digits == BLANK)
-        return CellReadings(turn, its_ink, logits, bleached, digits, unique, agree)
+        raised = read_raised(session, turned, crop[middle], digits == BLANK)
+        return CellReadings(turn, its_ink, logits, raised, digits, unique, agree)
 
     likely = turn_likelihoods(session, cut_cells(page, crop[middle]), ink)
     first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
@@ -166,7 +172,7 @@ def possible_readings(cells: CellReadings) -> list[set[int]]:
     """
     ink, probabilities = cells.ink, cells.probabilities
     guesses = probabilities.argmax(axis=1)
-    possible: list[set[int]] = []
+    bleached, possible = cells.bleached.tolist(), []
     if cells.agree and cells.digits.all():  # 81 digits that obey the rules prove one another
         return [{guess} for guess in guesses.tolist()]
     for cell in range(81):
@@ -180,7 +186,7 @@ def possible_readings(cells: CellReadings) -> list[set[int]]:
         elif probabilities[cell, BLANK] > CONFIDENCE_THRESHOLD:
             classes = {BLANK}
         if cells.digits[cell] == BLANK:
-            classes.add(int(cells.bleached[cell]))
+            classes.add(bleached[cell])
         possible.append(classes)
     return possible
 

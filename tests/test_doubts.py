@@ -13,6 +13,7 @@ from reading.board import SUSPECT, VERIFIED, read_board
 from reading.grid import Board
 from reading.ink import Ink
 from reading.rules import Rules
+from reading.same import choose_photos, combine_readings
 
 STEP = 75  # pixels of a cell of the chapter's page
 
@@ -85,8 +86,8 @@ def test_the_turn_that_leads_to_a_solution_is_taken_though_another_looks_likelie
 
 
 def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
-    shown = np.zeros(81, np.int64)
-    shown[7] = 4
+    shown = np.zeros((81, 10), np.float32)
+    shown[7, 4] = 9
     nothing, none = np.zeros(81), np.zeros(81, bool)
     logits = np.zeros((3, 81, 10), np.float32)
     logits[..., 0] = 9
@@ -107,9 +108,60 @@ def test_more_contrast_is_around_the_paper_of_each_cell(session):
 
     page, network = np.full((450, 450), 200, np.uint8), Network()
     page[:50, :50], page[20:30, 20:30] = 100, 95
-    assert (cells.read_bleached(network, page, 0.1, np.arange(81) < 80)[1:] == 0).all()
+    assert (cells.read_raised(network, page, 0.1, np.arange(81) < 80)[80] == 0).all()
     (given,) = given
     for shift, seen in zip(cells.SHIFTS, given.reshape(-1, 80, 28, 28), strict=True):
         middle = tuple(16 - np.array(shift))  # of a cell of 32 pixels
-        assert (seen[0, 0, 0], seen[0][middle]) == (100, 100 - 5 * cells.BLEACHED_GAIN)
+        assert (seen[0, 0, 0], seen[0][middle]) == (100, 100 - 5 * cells.RAISED_GAIN)
         assert (seen[1:] == 200).all()
+
+
+def with_glare(page, board, cell):
+    """The page with a light that leaves nothing of a cell and its lines."""
+    x, y = np.rint(board.corners[0] + STEP * (np.array([cell % 9, cell // 9]) + 0.5)).astype(int)
+    light = cv2.GaussianBlur(cv2.circle(np.zeros(page.shape, np.float32), (x, y), 60, 1.0, -1), (0, 0), 6)
+    return np.rint(page + light * (255.0 - page)).astype(np.uint8)
+
+
+def test_what_glare_hides_in_one_photo_is_read_in_another(session, print_of):
+    page, board, digits, spare = print_of
+    given = int(np.flatnonzero(digits[40:])[0]) + 40
+    one, other = (read_board(session, with_glare(page, board, cell), board) for cell in (spare, given))
+    assert one.verdict == other.verdict == SUSPECT and one.digits[spare] == other.digits[given] == 0
+    assert choose_photos([one, other]) == ["", ""]
+    both = combine_readings([one, other])
+    assert both.verdict == VERIFIED and (both.digits == digits).all()
+    again = combine_readings([one, one])  # no photo shows the cell
+    assert again.verdict == SUSPECT and (spare,) in [reason.cells for reason in again.reasons]
+
+
+@pytest.mark.parametrize("left", [0.12, 0.06])
+def test_a_digit_that_is_bleached_in_all_photos_is_doubted(session, print_of, left):
+    page, board, _, spare = print_of
+    page = page.copy()
+    cell = inside(page, board, spare)
+    paper = float(np.median(cell))
+    cell[:] = np.rint(paper + left * (cell - paper))
+    readings = [read_board(session, cv2.GaussianBlur(page, (0, 0), blur), board) for blur in (0.6, 1.2)]
+    assert combine_readings(readings).verdict == SUSPECT
+
+
+def test_a_digit_that_one_of_two_photos_lacks_is_doubted(session, print_of):
+    page, board, _, spare = print_of
+    without = page.copy()
+    inside(without, board, spare)[:] = np.median(inside(without, board, spare))
+    one, other = read_board(session, page, board), read_board(session, without, board)
+    assert one.verdict == other.verdict == VERIFIED and other.digits[spare] == 0
+    for readings in ([one, other], [other, one]):
+        assert (spare,) in [reason.cells for reason in combine_readings(readings).reasons]
+
+
+def test_a_photo_of_another_board_is_left_out(session, print_of, full_puzzle):
+    page, board, _, spare = print_of
+    moved = "".join(str((int(digit) % 9) + 1 if digit != "0" else 0) for digit in full_puzzle)
+    one, two = read_board(session, page, board), read_board(session, with_glare(page, board, spare), board)
+    other = read_board(session, draw_page(moved, "Rubik")[0], board)
+    nothing = read_board(session, np.full((300, 300), 255, np.uint8))
+    causes = choose_photos([other, one, nothing, two])
+    assert causes[0] == "another board" and "no 9x9 grid" in causes[2] and causes[1] == causes[3] == ""
+    assert choose_photos([nothing]) == [""]

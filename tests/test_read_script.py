@@ -114,6 +114,19 @@ def test_a_board_is_read_where_the_user_says_it_is(photos, tmp_path):
         assert result.code == 0 and puzzle in result.out, result.out
 
 
+def test_several_photos_of_one_board_give_one_result(photos):
+    folder, puzzle, _, _ = photos
+    (folder / "text.jpg").write_text("no picture")
+    result = read("turned90.png", "text.jpg", "turned0.png", "white.png", "--same", "--json", cwd=folder)
+    reading = json.loads(result.out)
+    assert result.code == 0 and reading["photo"] == "turned90.png" and reading["digits"] == puzzle
+    bad, white = result.err.splitlines()
+    assert "text.jpg is not an image" in bad and "white.png is left out: no 9x9 grid found" in white
+    assert f"digits: {puzzle}" in read("turned0.png", "turned90.png", "--same", cwd=folder).out
+    assert read("white.png", "white.png", "--same", cwd=folder).code == 4
+    assert read("text.jpg", "nowhere.jpg", "--same", cwd=folder).code == 1
+
+
 def png_header(width, height):
     """Return a PNG whose header claims a very large size, without any pixels."""
 
