@@ -16,6 +16,7 @@ EDGE_SEEN = 0.4, 0.8  # dark fraction of an edge: below the first no line, above
 BOX_INK = 0.1  # weight of the ink of box lines: small, it only decides between places one cell apart
 LINES_GO_ON = 0.2  # weight of lines that continue beyond one side: small, as text or a board may touch it
 LINES_GO_ON_TWICE = 0.3  # weight of those beyond a second side: larger, as in a part of a larger grid
+FAINT_REACH = 6  # pixels of SCORE_CELL: a line may be further off its place than for scoring, and is still no stroke
 WEAKEST_LINE = 2.0  # times the visible part of the faintest line: it may be half covered, but not missing
 UNSEEN = 0.5  # the least visible part that is assumed of a cell's edge that is not wholly in the photo
 # --- pulling
@@ -164,10 +165,10 @@ def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
     return cv2.subtract(sides, patch)  # from 0 to 255, not beyond
 
 
-def along_edges(depth: np.ndarray, cell: int) -> np.ndarray:
-    """Average the depth of lines along an edge without its ends, a pixel or two off its place; uint8 [2, 11, S]."""
+def along_edges(depth: np.ndarray, cell: int, reach: int = 4) -> np.ndarray:
+    """Average the depth of lines along an edge without its ends, at most `reach` / 2 pixels off; uint8 [2, 11, S]."""
     middles = cv2.blur(depth, (1, 3 * cell // 4))[cell // 2 :: cell]
-    return cv2.dilate(middles, np.ones((1, 4), np.uint8), anchor=(2, 0)).reshape(2, -1, depth.shape[1])
+    return cv2.dilate(middles, np.ones((1, reach), np.uint8), anchor=(reach // 2, 0)).reshape(2, -1, depth.shape[1])
 
 
 def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,7 +190,7 @@ def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarra
 
 def edge_depths(patch: np.ndarray, cell: int) -> np.ndarray:
     """Measure how much darker than its sides each edge of a cell is, in grey levels; uint8 [2, 9, 10]."""
-    return along_edges(line_depth(patch, cell), cell)[:, BORDER:-BORDER, cell * (BORDER + np.arange(10))]
+    return along_edges(line_depth(patch, cell), cell, FAINT_REACH)[:, BORDER:-BORDER, cell * (BORDER + np.arange(10))]
 
 
 def grid_score(photo: Pyramid, board: Board) -> float:
