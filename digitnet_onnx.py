@@ -6,7 +6,6 @@ Running needs only numpy and onnxruntime; checking the contract imports onnx; lo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,12 +58,6 @@ def open_session(path: Path | str, optimize: bool = True) -> onnxruntime.Inferen
         ) from None
 
 
-@functools.cache
-def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Return threads that stay for later calls; new ones would not use the memory that these keep."""
-    return ThreadPoolExecutor(threads)
-
-
 def side_by_side(function: Callable, parts: Sequence) -> list:
     """Call `function` for each part, such as a batch, in a thread per core, at most MAX_THREADS; return the results.
 
@@ -73,7 +66,8 @@ def side_by_side(function: Callable, parts: Sequence) -> list:
     """
     if len(parts) == 1:
         return [function(parts[0])]
-    return list(thread_pool(min(available_cpus(), MAX_THREADS)).map(function, parts))
+    with ThreadPoolExecutor(min(available_cpus(), MAX_THREADS)) as pool:
+        return list(pool.map(function, parts))
 
 
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from digitnet_cli import ROOT, UserError, first_line
 from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
 from digitnet_machine import sha256, write_file
 from digitnet_model import from_training
-from digitnet_onnx import side_by_side, thread_pool
+from digitnet_onnx import side_by_side
 from digitnet_scores import score
 
 MUON_LR = 2.5  # Muon's learning rate, as a multiple of AdamW's
@@ -200,7 +201,7 @@ class Shares:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (only the first process prints)
         torch.set_num_threads(1)  # also of the threads that start later
         self.threads = threads
-        self.pool = thread_pool(threads)
+        self.pool = ThreadPoolExecutor(threads)
         mine, count = range(self.rank * threads, (self.rank + 1) * threads), self.world_size * threads
         self.slices = [slice(share, None, count) for share in mine]
 
