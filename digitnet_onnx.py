@@ -87,9 +87,9 @@ def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Turn logits [N, 10] into probabilities [N, 10], as clients do."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    """Turn logits [..., 10] into probabilities [..., 10], as clients do."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def classify(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
