@@ -38,6 +38,15 @@ def inside(page, board, cell):
     return page[y + 8 : y + STEP - 8, x + 8 : x + STEP - 8]
 
 
+def bleach(page, board, place, left):
+    """Return a copy of the page on which one cell keeps the fraction `left` of its contrast."""
+    page = page.copy()
+    cell = inside(page, board, place)
+    paper = float(np.median(cell))
+    cell[:] = np.rint(paper + left * (cell - paper))
+    return page
+
+
 def test_a_whole_print_is_verified(session, print_of):
     page, board, digits, _ = print_of
     reading = read_board(session, page, board)
@@ -47,10 +56,7 @@ def test_a_whole_print_is_verified(session, print_of):
 @pytest.mark.parametrize("left", [0.5, 0.25, 0.12])
 def test_a_bleached_digit_that_the_others_do_without_is_read_or_doubted(session, print_of, left):
     page, board, digits, spare = print_of
-    page = page.copy()
-    cell = inside(page, board, spare)
-    paper = float(np.median(cell))
-    cell[:] = np.rint(paper + left * (cell - paper))
+    page = bleach(page, board, spare, left)
     reading = read_board(session, page, board)
     assert (reading.digits == digits).all() or reading.verdict == SUSPECT
     if left < 0.2:
@@ -138,10 +144,7 @@ def test_what_glare_hides_in_one_photo_is_read_in_another(session, print_of):
 @pytest.mark.parametrize("left", [0.12, 0.06])
 def test_a_digit_that_is_bleached_in_all_photos_is_doubted(session, print_of, left):
     page, board, _, spare = print_of
-    page = page.copy()
-    cell = inside(page, board, spare)
-    paper = float(np.median(cell))
-    cell[:] = np.rint(paper + left * (cell - paper))
+    page = bleach(page, board, spare, left)
     readings = [read_board(session, cv2.GaussianBlur(page, (0, 0), blur), board) for blur in (0.6, 1.2)]
     assert combine_readings(readings).verdict == SUSPECT
 
