@@ -13,7 +13,7 @@ are development boards and photos: pages, recipes and the reader's thresholds we
 
 Counts cells twice: with each cell whose best probability is below 0.65 taken as blank, as later chapters' clients do,
 and without. Writes artifacts/evaluation.json, its summary as evaluation.txt, and pictures: confusion_matrix.png,
-misread_cells.png, training_cells.png, learning_curve.png from the training.json beside the ONNX file, and
+misread_cells.png, learning_curve.png from the training.json beside the ONNX file, and
 misread_photos.png. Reports what falls short: less than --min-accuracy of the validation cells is right, more than one
 camera page in a hundred is misread, or any photo that is called verified.
 """
@@ -22,15 +22,7 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import (
-    UserError,
-    argument_parser,
-    first_line,
-    positive_float,
-    positive_int,
-    run_script,
-    seed,
-)
+from digitnet_cli import UserError, argument_parser, first_line, positive_float, positive_int, run_script, seed
 
 # isort: split
 import argparse
@@ -192,7 +184,6 @@ def draw_pictures(predictions: dict[str, Predictions], photos: list[PhotoReading
     photo_sheet.unlink(missing_ok=True)  # of other photos
     if photos:
         pictures.misread_photos(photos, args.real / "photos", photo_sheet)
-    pictures.training_cells(args.data, args.out / "training_cells.png")
 
 
 def shortfalls(report: dict[str, dict], photos: dict | None, min_accuracy: float) -> list[str]:

@@ -96,7 +96,7 @@ REAL_TABLES := $(shell $(call option,cksum,$(or $(REAL),data/real)/labels.csv) $
 WEIGHTS    := $(OUT)/$(MODEL)_best.pth
 ONNX       := $(OUT)/sudoku_digitnet.onnx
 PARITY     := $(addprefix $(OUT)/,parity.txt parity.json golden.npz)
-EVALUATION := $(addprefix $(OUT)/,evaluation.txt evaluation.json confusion_matrix.png misread_cells.png training_cells.png \
+EVALUATION := $(addprefix $(OUT)/,evaluation.txt evaluation.json confusion_matrix.png misread_cells.png \
 	$(if $(filter %photos.csv,$(REAL_TABLES)),misread_photos.png) $(if $(wildcard $(OUT)/training.json),learning_curve.png))
 SUMMARY    := $(OUT)/summary.txt
 RESULTS    := $(WEIGHTS) $(ONNX) $(PARITY) $(SUMMARY) $(EVALUATION) $(addprefix $(OUT)/,training.json learning_curve.png misread_photos.png)

@@ -7,15 +7,14 @@ A function that draws takes figures or cells and a path, and writes the file who
 import math
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from digitnet_boards import Page, load_boards, load_photo, rectangle
-from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, read_cell, visible
+from digitnet_boards import Page, load_photo, rectangle
+from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES
 from digitnet_machine import write_file
 from digitnet_scores import Predictions
 from reading.board import Reading
@@ -238,29 +237,6 @@ def draw_photo(axes: Axes, reading: PhotoReading, folder: Path) -> None:
     outcome = "; ".join(dict.fromkeys((reading.cause, reading.reading.verdict)))  # "not found" once
     caption = f"{reading.photo.file}\n{outcome}"
     axes.text(0.5, -0.02, caption, ha="center", va="top", fontsize=7, transform=axes.transAxes)
-
-
-def training_cells(data: Path, path: Path | str) -> None:
-    """Draw a sheet of training cells: a row per class, spread evenly over `data`/train and `data`/train_boards."""
-    folder, more = data / "train", data / "train_boards"
-    drawn = load_boards(more, 0) if more.is_dir() else None
-    if drawn is None and not folder.is_dir():
-        return
-
-    def spread(items: Sequence) -> list:
-        return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
-
-    count = COLUMNS // (folder.is_dir() + more.is_dir())
-    rows = []
-    for label in range(NUM_CLASSES):
-        row = (
-            [read_cell(file)[0] for file in spread(sorted(entry.path for entry in visible(folder / str(label))))]
-            if folder.is_dir()
-            else []
-        )
-        rows += row + (spread(drawn.pixels[drawn.labels == label]) if drawn else [])
-    labels = np.repeat(CLASS_NAMES, len(rows) // NUM_CLASSES).tolist()
-    sheet(np.stack(rows), labels, f"Training cells of {data}, {CELL_SIZE}x{CELL_SIZE} pixels each", path)
 
 
 def sheet(pixels: np.ndarray, labels: list[str], title: str, path: Path | str) -> None:

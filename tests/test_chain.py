@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, WITHOUT_MAKE, call, make, run
 
 PARITY = {"golden.npz", "parity.json", "parity.txt"}
-EVALUATION = {"evaluation.json", "evaluation.txt", "misread_photos.png", "training_cells.png"}
+EVALUATION = {"evaluation.json", "evaluation.txt", "misread_photos.png"}
 EVALUATION |= {"confusion_matrix.png", "learning_curve.png", "misread_cells.png"}
 ARTIFACTS = sorted({"digitnet_best.pth", "sudoku_digitnet.onnx", "summary.txt", "training.json"} | PARITY | EVALUATION)
 

@@ -32,9 +32,7 @@ def test_the_repository_holds_no_picture_of_others():
     pictures = [path for path in listed if path.endswith((".jpg", ".jpeg", ".png", ".webp", ".npz", ".pdf"))]
     assert pictures and not [path for path in listed if path.startswith("data/")]
     for path in pictures:  # those of what we drew
-        assert re.fullmatch(r"docs/pictures/(newspaper|photo_training_cells)\.png", path) or (
-            path.startswith("tests/opencv5/")
-        )
+        assert path == "docs/pictures/newspaper.png" or path.startswith("tests/opencv5/")
 
 
 def test_nothing_trains_on_the_real_boards(tmp_path):
@@ -168,7 +166,7 @@ def test_evaluation_counts_every_set_and_draws_the_pictures(built):
     assert photos["all"]["photos"] == len(photos["each"]) == 2 and photos["by_kind"]["newspaper"] == photos["all"]
     assert sum(not entry["cause"] for entry in photos["each"]) == photos["all"]["right"]
     assert f"real photos: {2 - photos['all']['right']} of 2 wrong, " in report["summary"]
-    for name in ("confusion_matrix", "learning_curve", "misread_cells", "misread_photos", "training_cells"):
+    for name in ("confusion_matrix", "learning_curve", "misread_cells", "misread_photos"):
         picture = cv2.imread(str(built.out / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
         assert min(picture.shape) > 400 and picture.std() > 10  # there is something to see
 

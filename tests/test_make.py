@@ -134,7 +134,7 @@ case "$*" in
 02*) mkdir train; names=".made-by-02_PrepareData.py prepared.json";;
 03*--train-only*) names="training.json ${model}_best.pth";; 03*) names=sudoku_digitnet.onnx;;
 04*) names="parity.txt parity.json golden.npz";;
-05*) names="evaluation.txt evaluation.json confusion_matrix.png learning_curve.png misread_cells.png training_cells.png"
+05*) names="evaluation.txt evaluation.json confusion_matrix.png learning_curve.png misread_cells.png"
 esac
 for name in $names; do echo ours > $name; done
 """)
