@@ -32,7 +32,7 @@ def expect(check: doctor.Check, status: str, words: str) -> None:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend to be another machine: files below / by name, and the architecture."""
-    for name in ("OMP_NUM_THREADS", *FAST_MATH, "PYTHONPATH", "PYTHONHOME"):
+    for name in (*FAST_MATH, "PYTHONPATH", "PYTHONHOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "SYSTEM", tmp_path / "root")
 
@@ -78,9 +78,8 @@ def test_processor_must_have_the_instructions_of_the_wheels(machine, architectur
         ({"make": "GNU Make 4.2.1"}, "make", "fail", "4.3 or newer"),
         ({"make": "bmake 20200710"}, "make", "fail", "4.3 or newer"),
         ({"make": ""}, "make", "fail", "missing"),
-        ({}, "threads", "ok", "2 cores"),
-        ({"cpus": 0.5}, "threads", "ok", "1 cores"),
-        ({"OMP_NUM_THREADS": "2", "cpus": 0.5}, "threads", "warn", "unset OMP_NUM_THREADS"),
+        ({}, "cores", "ok", "2"),
+        ({"cpus": 0.5}, "cores", "ok", "1"),
         ({"DNNL_DEFAULT_FPMATH_MODE": "strict"}, "fast math", "ok", "none set"),
         ({"DNNL_DEFAULT_FPMATH_MODE": "BF16"}, "fast math", "warn", "unset DNNL_DEFAULT_FPMATH_MODE:"),
         (dict.fromkeys(FAST_MATH, "BF16"), "fast math", "warn", f"unset {' '.join(FAST_MATH)}:"),

@@ -74,10 +74,7 @@ def check_system() -> Iterator[tuple]:
     make = "".join(run("make", "--version")[0][:1]) or "missing"
     bad = "GNU Make" not in make or [int(part) for part in re.findall(r"\d+", make)] < OLDEST_MAKE
     yield "make", judge(make, (bad, "fail", "install GNU Make 4.3 or newer: sudo apt install make (Debian 11)"))
-    cores, threads = available_cpus(), os.environ.get("OMP_NUM_THREADS", "not set")
-    bad = threads.isdigit() and int(threads) > cores
-    cure = "unset OMP_NUM_THREADS: more threads than cores wait for each other"
-    yield "threads", judge(f"{cores} cores, OMP_NUM_THREADS {threads}", (bad, "warn", cure))
+    yield "cores", judge(str(available_cpus()))
     rounds, hides = "it rounds to 8 bits, and `make parity` fails", "it can hide the environment's own packages"
     for name, pattern, effect in (("fast math", r"\w+_DEFAULT_FPMATH_MODE", rounds), ("variables", FOREIGN, hides)):
         found = sorted(n for n, v in os.environ.items() if re.fullmatch(pattern, n) and v.upper() not in ("", "STRICT"))
