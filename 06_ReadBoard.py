@@ -210,12 +210,11 @@ def checked_corners(numbers: list[float], photo: np.ndarray) -> np.ndarray:
 
 
 def read_file(session: onnxruntime.InferenceSession, path: Path, args: argparse.Namespace) -> Reading:
-    """Read the board in the photo `path`, and draw the picture if asked; print why a photo is unreadable."""
+    """Read the board in the photo `path`, and draw the picture if asked."""
     try:
         photo = load_photo(path)
     except (UserError, OSError) as error:
         cause = f"{error.strerror}: {place_and_cure(error)}" if isinstance(error, OSError) else str(error)
-        print_error(cause)
         return Reading("unreadable", [Reason(cause)])
     board = None
     if args.straightened:
@@ -237,10 +236,10 @@ def read_same(photos: list[Path], readings: list[Reading]) -> tuple[Path, Readin
     """Return the first photo of the board that most of them show, and the reading of all of its photos."""
     kept = []
     for path, reading, cause in zip(photos, readings, choose_photos(readings), strict=True):
-        if not cause:
+        if cause:
+            print_error(cause if reading.verdict == "unreadable" else f"{path} is left out: {cause}")
+        else:
             kept.append((path, reading))
-        elif reading.verdict != "unreadable":  # that was printed
-            print_error(f"{path} is left out: {cause}")
     path, reading = kept[0]
     return path, reading if len(kept) == 1 else combine_readings([reading for _, reading in kept])
 
@@ -256,6 +255,8 @@ def main(args: argparse.Namespace) -> None:
     codes = []
     for path, reading in results:
         codes.append(EXIT_CODES[reading.verdict])
+        if reading.verdict == "unreadable":
+            print_error(reading.reasons[0].text)
         if args.json:
             print(as_json(path, reading, args.solve))
         elif reading.verdict == "unreadable":
