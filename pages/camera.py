@@ -36,11 +36,7 @@ class Photo(NamedTuple):
 
 
 def photograph(
-    page: np.ndarray,
-    corners: np.ndarray,
-    rng: np.random.Generator,
-    bent: bool = False,
-    blur_scale: float = 1.0,
+    page: np.ndarray, corners: np.ndarray, rng: np.random.Generator, bent: bool = False, blur_scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Photograph a page as a phone does.
 
