@@ -251,7 +251,7 @@ def save_best(args: argparse.Namespace, best_state: dict, report: dict, val_cell
     scale = calibrate(model, args.data)
     # A later chapter calibrates INT8 on blank cells, whose logits are lower than digits'. Calibrated ranges always
     # include 0, so with a maximum of 0 nothing is clipped. A shift changes no probability.
-    shift = -training.logits_of(model, val_cells.pixels).max().item()
+    shift = -training.logits_of(model, val_cells.pixels[:, None]).max().item()
     training.change_logits(model, shift=shift)
     report |= {"best_epoch": best["epoch"], "logit_scale": scale, "logit_shift": shift, "run": describe_run()}
     write_json(args.out / "training.json", report)

@@ -23,15 +23,7 @@ from onnxruntime import InferenceSession
 from digitnet_cli import UserError, first_line
 from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, normalize, remake
 from digitnet_machine import sha256
-from digitnet_onnx import (
-    MAX_BATCH,
-    contract_failures,
-    open_session,
-    run_logits,
-    side_by_side,
-    signature_failures,
-    softmax,
-)
+from digitnet_onnx import MAX_BATCH, contract_failures, open_session, run_logits, signature_failures, softmax
 from digitnet_scores import score
 
 if TYPE_CHECKING:
@@ -82,23 +74,10 @@ def compute_reference(
     model: torch.nn.Module, name: str, inputs: np.ndarray, batch: int = MAX_BATCH, cells: Cells | None = None
 ) -> Reference:
     """Run `model` (float32, in eval mode) on `inputs`, in float32 and in float64."""
-    import torch
+    from digitnet_training import logits_of
 
-    def run(network: torch.nn.Module, dtype: torch.dtype, batch: int) -> np.ndarray:
-        logits = torch.empty(
-            len(inputs), NUM_CLASSES, dtype=dtype
-        )  # small results between large buffers fragment the heap
-
-        def answer(start: int) -> None:
-            part = slice(start, start + batch)
-            with torch.inference_mode():
-                logits[part] = network(torch.from_numpy(inputs[part]).to(dtype))
-
-        side_by_side(answer, range(0, len(inputs), batch))
-        return logits.numpy()
-
-    float64_logits = run(copy.deepcopy(model).double(), torch.float64, FLOAT64_BATCH)
-    return Reference(name, inputs, batch, run(model, torch.float32, batch), float64_logits, cells)
+    float64_logits = logits_of(copy.deepcopy(model).double(), inputs, FLOAT64_BATCH).numpy()
+    return Reference(name, inputs, batch, logits_of(model, inputs, batch).numpy(), float64_logits, cells)
 
 
 def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Reference]:

@@ -92,7 +92,7 @@ def fit_logit_scale(model: nn.Module, cells: Cells) -> float:
     Clients read softmax's probabilities, so they must mean something: temperature scaling, Guo et al., "On
     calibration of modern neural networks" (2017).
     """
-    logits, labels = logits_of(model, cells.pixels), torch.from_numpy(cells.labels)
+    logits, labels = logits_of(model, cells.pixels[:, None]), torch.from_numpy(cells.labels)
     factors = torch.logspace(-3, 3, 201, base=2).tolist()
     return min(factors, key=lambda factor: F.cross_entropy(factor * logits, labels).item())
 
@@ -109,15 +109,16 @@ def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> 
         linear.bias += shift
 
 
-def logits_of(model: nn.Module, pixels: np.ndarray) -> torch.Tensor:
-    """Return the logits, float32 [N, 10], of cells, uint8 [N, 28, 28]."""
+def logits_of(model: nn.Module, inputs: np.ndarray, batch: int = EVALUATION_BATCH) -> torch.Tensor:
+    """Return the logits [N, 10] of cells [N, 1, 28, 28], uint8 or normalized, in the type of the model's weights."""
+    dtype = next(model.parameters()).dtype
 
-    def answer(batch: torch.Tensor) -> torch.Tensor:
+    def answer(part: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():  # holds for the thread that it is called in
-            return model(normalize(batch))
+            return model((normalize(part) if part.dtype == torch.uint8 else part).to(dtype))
 
     model.eval()
-    return torch.cat(side_by_side(answer, torch.from_numpy(pixels[:, None]).split(EVALUATION_BATCH)))
+    return torch.cat(side_by_side(answer, torch.from_numpy(inputs).split(batch)))
 
 
 class TrainState:
@@ -255,7 +256,7 @@ class Shares:
 
 def evaluate(model: nn.Module, cells: Cells, label_smoothing: float) -> dict:
     """Return the loss of `model` on `cells`, and its error counts (see score)."""
-    logits = logits_of(model, cells.pixels)
+    logits = logits_of(model, cells.pixels[:, None])
     loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
     return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
 

@@ -206,7 +206,7 @@ def test_the_logit_scale_is_the_likeliest_and_changes_no_class(built):
 def test_the_largest_validation_logit_is_zero(built):
     """So INT8 ranges, which always include 0, cut off no digit's logits, whatever cells they are from."""
     model, cells = load_model(built.out / "digitnet_best.pth"), load_cells(built.data / "val")
-    assert logits_of(model, cells.pixels).max().item() == pytest.approx(0, abs=1e-4)
+    assert logits_of(model, cells.pixels[:, None]).max().item() == pytest.approx(0, abs=1e-4)
 
 
 def test_bfloat16_trains_float32_weights(built, tmp_path):
