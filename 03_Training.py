@@ -12,17 +12,7 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import (
-    MAX_THREADS,
-    UserError,
-    argument_parser,
-    cores,
-    fraction,
-    positive_float,
-    positive_int,
-    run_script,
-    seed,
-)
+from digitnet_cli import UserError, argument_parser, cores, fraction, positive_float, positive_int, run_script, seed
 
 # isort: split
 import argparse
@@ -73,6 +63,7 @@ RECIPES = {
         augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15, unchanged=0.0),
     ),
 }
+MAX_THREADS = 4  # by default, of the cores; with another number of threads, a training gives other weights
 EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
 
 
@@ -93,7 +84,7 @@ def parse_args() -> argparse.Namespace:
     add("--label-smoothing", type=fraction, metavar="X", help=f"see Recipe {default('label_smoothing')}")
     add("--blank-fraction", type=fraction, metavar="X", help=f"of the cells shown {default('blank_fraction')}")
     add("--seed", type=seed, default=0, help="of weights, order and augmentation")
-    threads = min(available_cpus(), MAX_THREADS)  # another number gives other weights
+    threads = min(available_cpus(), MAX_THREADS)
     add("--threads", type=cores, default=threads, metavar="N", help="threads, each with its share of a batch")
     add("--bf16", action="store_true", help="train in bfloat16: faster where the CPU computes in it")
     only = parser.add_mutually_exclusive_group()

@@ -15,9 +15,10 @@ import os
 sys.path.sort(key=lambda path: os.path.realpath(path) == os.path.dirname(os.path.realpath(__file__)))
 
 import argparse
+import atexit
 import contextlib
 import errno
-import getpass
+import gc
 import io
 import itertools
 import shlex
@@ -30,7 +31,6 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent
-MAX_THREADS = 4  # by default, for training and inference
 
 
 class UserError(Exception):
@@ -40,11 +40,10 @@ class UserError(Exception):
 def prepare_process() -> None:
     """Provide what packages expect of every process when they are imported, and report those that are missing."""
     sys.excepthook = report_missing_package
+    gc.set_threshold(100_000)  # torch makes a million objects; to look through them every 700 takes half a second
+    atexit.register(gc.freeze)  # and so does a last look
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by onnxruntime at its import; else it writes into HOME
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # a container's user without an entry in /etc/passwd; torch asks for the name
-        os.environ["USER"] = os.environ["LOGNAME"] = str(os.getuid())
+    os.environ.setdefault("LOGNAME", str(os.getuid()))  # torch asks for the user's name, which a container may lack
     if sys.prefix != sys.base_prefix:  # a virtual environment's packages come before those of PYTHONPATH
         foreign = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
         sys.path.sort(key=lambda path: path in foreign)
@@ -52,8 +51,7 @@ def prepare_process() -> None:
     while (unused := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(unused)
-    null = Path(os.devnull)
-    sys.stdout, sys.stderr = (stream or null.open("w") for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not in IDLE, not in a notebook
             stream.reconfigure(errors="replace", line_buffering=True)  # a line is seen at once, in a pipe too
@@ -111,7 +109,9 @@ def run_script(main: Callable[[argparse.Namespace], Any], args: argparse.Namespa
         frames = traceback.extract_tb(error.__traceback__)
         last = next(frame for frame in reversed(frames) if "/lib/python" not in frame.filename)  # in code of ours
         step = f"{last.name} ({os.path.basename(last.filename)}, line {last.lineno})"
-        sys.exit(f"{script}: {type(error).__name__} in {step}: {first_line(error)}: add --debug for the traceback")
+        no_thread = any(words in str(error) for words in ("new thread", "pthread_create"))
+        cure = "allow more processes (ulimit -u, pids.max)" if no_thread else "add --debug for the traceback"
+        sys.exit(f"{script}: {type(error).__name__} in {step}: {first_line(error)}: {cure}")
 
 
 def place_and_cure(error: OSError) -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitnet_cli import MAX_THREADS, UserError, first_line  # before onnxruntime, see there
+from digitnet_cli import UserError, first_line  # before onnxruntime, see there
 
 # isort: split
 import numpy as np
@@ -50,8 +50,8 @@ def open_session(path: Path | str, optimize: bool = True) -> onnxruntime.Inferen
         session._model_path = str(path)  # for messages
         return session
     except Exception as error:  # onnxruntime's errors have no common base class
-        if "pthread_create" in str(error):
-            raise UserError("no thread can be started: allow more processes (ulimit -u, pids.max)") from None
+        if "pthread_create" in str(error):  # no thread can be started
+            raise
         raise UserError(
             f"{path} is not an ONNX file that ONNX Runtime can load ({first_line(error)}): "
             f"{remake(path, 'export', FILE_NAME)}"
@@ -59,14 +59,14 @@ def open_session(path: Path | str, optimize: bool = True) -> onnxruntime.Inferen
 
 
 def side_by_side(function: Callable, parts: Sequence) -> list:
-    """Call `function` for each part, such as a batch, in a thread per core, at most MAX_THREADS; return the results.
+    """Call `function` for each part, such as a batch, in a thread per core; return the results.
 
     ONNX Runtime's and PyTorch's own threads would share each batch instead. They spin while they wait for one another,
     which takes several times as long when another program uses a core.
     """
     if len(parts) == 1:
         return [function(parts[0])]
-    with ThreadPoolExecutor(min(available_cpus(), MAX_THREADS)) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         return list(pool.map(function, parts))
 
 
