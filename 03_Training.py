@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from digitnet_machine import alone_in, available_cpus, write_json
+from digitnet_machine import alone_in, available_cpus, keep_freed_memory, write_json
 
 
 class Recipe(NamedTuple):
@@ -212,6 +212,7 @@ def train(args: argparse.Namespace, weights: Path, shares: Shares) -> None:
     """Load the cells, train, and write the best weights and training.json."""
     shares.check_batch(args.batch_size)
     train_cells, val_cells = load_data(args)
+    keep_freed_memory()  # not before: loading frees more than a step
     args.steps = math.ceil(len(train_cells.labels) / args.batch_size)  # per epoch
     data = {"train_sha256": sha256_of_cells(train_cells), "val_sha256": sha256_of_cells(val_cells)}
     shares.check_data(data)

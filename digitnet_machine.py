@@ -98,6 +98,13 @@ def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futu
         pool.shutdown(cancel_futures=True)
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep the large blocks that a step frees for the next; else the system clears them page by page."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD of malloc.h, in bytes: its highest value
+        mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
+
+
 def sync(path: Path | str) -> None:
     """Sync a file's content, or a folder's list of names, to disk, so that it survives a power cut."""
     opened = os.open(path, os.O_RDONLY)
