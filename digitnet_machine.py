@@ -14,7 +14,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -65,21 +65,13 @@ def set_up_worker(parent: int) -> None:
             os._exit(1)
 
 
-class ThisProcess(futures.Executor):
-    """A pool without processes or threads."""
-
-    def map(self, function: Callable, *inputs: Iterable, timeout: float | None = None, chunksize: int = 1) -> Iterator:
-        """Apply `function` when a result is asked for."""
-        return map(function, *inputs)
-
-
 @contextlib.contextmanager
 def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futures.Executor]:
-    """Start a pool of processes; use this process for one worker, or if no others can be started.
+    """Start a pool of processes; use a thread of this process for one worker, or if no others can be started.
 
     Raises UserError if a process is killed; its message ends with `cure`.
     """
-    pool: futures.Executor = ThisProcess()
+    pool: futures.Executor = futures.ThreadPoolExecutor(1)
     if workers > 1:
         try:  # forked by this process, so that they end with it
             context = multiprocessing.get_context("fork")
