@@ -29,9 +29,15 @@ MUON_LR = 2.5  # Muon's learning rate, as a multiple of AdamW's
 EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's caches and are slower
 
 
-def draw_epoch(labels: torch.Tensor, count: int, blank_fraction: float, generator: torch.Generator) -> torch.Tensor:
-    """Draw the indices of an epoch's cells, int64 [count]: `blank_fraction` blank, all digits equally often."""
-    shares = torch.full((NUM_CLASSES,), (1 - blank_fraction) / (NUM_CLASSES - 1))
+def draw_epoch(
+    labels: torch.Tensor, count: int, blank_fraction: float, eights: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw the indices of an epoch's cells, int64 [count]: `blank_fraction` blank, all digits equally often.
+
+    8 alone is drawn `eights` times as often as another digit.
+    """
+    shares = torch.full((NUM_CLASSES,), (1 - blank_fraction) / (NUM_CLASSES - 2 + eights))
+    shares[8] *= eights
     shares[BLANK] = blank_fraction
     weights = (shares / torch.bincount(labels, minlength=NUM_CLASSES))[labels]
     return torch.multinomial(weights, count, replacement=True, generator=generator)

@@ -109,11 +109,12 @@ def test_a_share_of_a_batch_is_augmented_as_within_the_batch():
 
 def test_an_epochs_order_comes_from_its_generator_alone_and_holds_the_shares():
     labels = torch.tensor([3, 0, 0, 9, 0, 1, 2, 0, 4, 5, 0, 6, 7, 0, 8, 1])  # in no order, unevenly many
-    first = draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(7))
-    assert torch.equal(first, draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(7)))
-    assert not torch.equal(first, draw_epoch(labels, 20_000, 0.4, torch.Generator().manual_seed(8)))
+    first = draw_epoch(labels, 20_000, 0.4, 2.0, torch.Generator().manual_seed(7))
+    assert torch.equal(first, draw_epoch(labels, 20_000, 0.4, 2.0, torch.Generator().manual_seed(7)))
+    assert not torch.equal(first, draw_epoch(labels, 20_000, 0.4, 2.0, torch.Generator().manual_seed(8)))
     shares = torch.bincount(labels[first], minlength=10) / 20_000
-    assert shares[0] == pytest.approx(0.4, abs=0.02) and shares[1:].tolist() == pytest.approx([0.6 / 9] * 9, abs=0.01)
+    assert shares[0] == pytest.approx(0.4, abs=0.02) and shares[8] == pytest.approx(0.12, abs=0.01)
+    assert shares[[1, 2, 3, 4, 5, 6, 7, 9]].tolist() == pytest.approx([0.06] * 8, abs=0.01)
     within = torch.bincount(first, minlength=16)[labels == 0] / 20_000
     assert within.tolist() == pytest.approx([0.4 / 6] * 6, abs=0.01)  # every cell of a class is equally likely
 
