@@ -67,7 +67,6 @@ RECIPES = {
     ),
 }
 MAX_THREADS = 4  # by default, of the cores; with another number of threads, a training gives other weights
-EMA_DECAY = 0.9  # validation and checkpoints use averaged weights: single steps are noisy at this learning rate
 
 
 def parse_args() -> argparse.Namespace:
@@ -116,11 +115,11 @@ from digitnet_training import Shares, TrainState
 
 
 def build(args: argparse.Namespace) -> TrainState:
-    """Return a network with its optimizers, schedules and average."""
+    """Return a network with its optimizers and schedules."""
     torch.manual_seed(args.seed)
     model = for_training(NETWORKS[args.model]())
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
-    return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, args.weight_decay, EMA_DECAY)
+    return TrainState(model, args.lr, args.epochs * args.steps, args.warmup_fraction, args.weight_decay)
 
 
 def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch: int, shares: Shares) -> float:
@@ -160,7 +159,7 @@ def fit(
     Raises UserError if the loss is not finite.
     """
     state = build(args)
-    best_state, history, seconds = state.ema_weights(), [], 0.0
+    best_state, history, seconds = state.weights(), [], 0.0
     if saved := shares.gather(training.read_checkpoint(checkpoint, run) if shares.rank == 0 else None)[0]:
         state.load_state_dict(saved)
         best_state, history, seconds = saved["best"], saved["history"], saved["seconds"]
@@ -170,7 +169,7 @@ def fit(
         epoch_start = time.perf_counter()
         loss = train_epoch(state, args, train_cells, epoch, shares)
         train_seconds = time.perf_counter() - epoch_start
-        val = training.evaluate(state.ema.module, val_cells, args.label_smoothing)
+        val = training.evaluate(state.model, val_cells, args.label_smoothing)
         if not math.isfinite(loss + val["loss"]):
             raise UserError(f"the loss is not finite in epoch {epoch}: no weights were written; try a lower --lr")
         seconds = time.perf_counter() - start
@@ -178,7 +177,7 @@ def fit(
         history.append(record | {"train_seconds": round(train_seconds, 3), "seconds": round(seconds, 2)})
         print(f"val acc: {accuracy(record):.4f}\n  {count_wrong(val)} wrong")
         if best_epoch(history)["epoch"] == epoch:
-            best_state = state.ema_weights()
+            best_state = state.weights()
         if shares.rank == 0:
             progress = {"run": run, "history": history, "best": best_state, "seconds": seconds}
             training.save_weights(state.state_dict() | progress, checkpoint)

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from digitnet_cli import ROOT, UserError, first_line
 from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
@@ -128,20 +127,16 @@ def logits_of(model: nn.Module, inputs: np.ndarray, batch: int = EVALUATION_BATC
 
 
 class TrainState:
-    """The state that a training step changes: model (of for_training), EMA, optimizers, learning rate schedules.
+    """The state that a training step changes: model (of for_training), optimizers, learning rate schedules.
 
     Muon trains the convolutions, AdamW the rest. Muon makes the singular values of each update equal, so directions
     that seldom occur are learned as fast as others: Jordan et al., "Muon" (2024). AdamW's learning rate rises to `lr`,
     Muon's to MUON_LR times that, during the first `warmup_fraction` of all `steps`; then they fall (OneCycle).
-    `ema_decay` is the decay of the exponential moving average per step.
     """
 
-    def __init__(
-        self, model: nn.Module, lr: float, steps: int, warmup_fraction: float, weight_decay: float, ema_decay: float
-    ) -> None:
+    def __init__(self, model: nn.Module, lr: float, steps: int, warmup_fraction: float, weight_decay: float) -> None:
         self.model = model
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
         # Muon takes matrices alone; these share their memory with the kernels.
         self.matrices = {kernel: as_matrix(kernel.detach()) for kernel in self.trained if kernel.ndim == 4}
         others = [parameter for parameter in self.trained if parameter.ndim != 4]
@@ -167,11 +162,10 @@ class TrainState:
             optimizer.step()
         for schedule in self.schedules.values():
             schedule.step()
-        self.ema.update_parameters(self.model)
 
     def parts(self) -> dict[str, Any]:
         """Return the parts that have a state_dict, by their names in the checkpoint."""
-        return {"model": self.model, "ema": self.ema, **self.optimizers, **self.schedules}
+        return {"model": self.model, **self.optimizers, **self.schedules}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on, except the cells."""
@@ -182,9 +176,9 @@ class TrainState:
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
 
-    def ema_weights(self) -> dict[str, torch.Tensor]:
-        """Return a copy of the EMA weights, as a state_dict of the model."""
-        weights = from_training(self.ema.module).state_dict()
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return a copy of the weights, as a state_dict of the model."""
+        weights = from_training(self.model).state_dict()
         return {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
 
 

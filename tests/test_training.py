@@ -124,7 +124,7 @@ def test_any_number_of_steps_trains(warmup):
     """Also 10 with a tenth of them as warm-up, for which OneCycleLR alone divides by zero."""
     for steps in range(1, 40):
         model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Linear(1, 1))
-        state = TrainState(model.to(memory_format=torch.channels_last), 0.01, steps, warmup, 0.0, 0.9)
+        state = TrainState(model.to(memory_format=torch.channels_last), 0.01, steps, warmup, 0.0)
         rates = []
         for _ in range(steps):
             rates.append([schedule.get_last_lr()[0] for schedule in state.schedules.values()])
@@ -135,7 +135,7 @@ def test_any_number_of_steps_trains(warmup):
 
 def test_muon_changes_the_kernels_themselves_and_no_direction_more_than_others():
     kernels = torch.nn.Conv2d(4, 8, 3, bias=False).to(memory_format=torch.channels_last)
-    state = TrainState(torch.nn.Sequential(kernels, torch.nn.Linear(1, 1)), 0.1, 3, 0.5, 0.0, 0.9)
+    state = TrainState(torch.nn.Sequential(kernels, torch.nn.Linear(1, 1)), 0.1, 3, 0.5, 0.0)
     before = kernels.weight.detach().clone()
     gradient = torch.zeros_like(before)
     gradient[0], gradient[1] = 100 * torch.rand(4, 3, 3), torch.rand(4, 3, 3)
