@@ -107,7 +107,7 @@ def test_reading_many_puzzles_shows_a_bar_after_two_seconds(tmp_path, monkeypatc
     seconds = itertools.count()
     monkeypatch.setattr("tqdm.std.time", lambda: next(seconds))
     read_puzzles(tmp_path / "my.txt")
-    assert "read puzzles: " in capsys.readouterr().err
+    assert "\rread puzzles: 30 lines [" in capsys.readouterr().err
 
 
 def test_a_file_of_many_lines_is_read_line_by_line(tmp_path):
