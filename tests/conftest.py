@@ -37,6 +37,10 @@ WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "M
 DRAW = ["02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1", "--out"]
 READ = [sys.executable, ROOT / "06_ReadBoard.py", ROOT / "docs" / "pictures" / "newspaper.png"]
 PIPES = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+PARITY = {"golden.npz", "parity.json", "parity.txt"}
+EVALUATION = {"evaluation.json", "evaluation.txt", "misread_photos.png"}
+EVALUATION |= {"confusion_matrix.png", "learning_curve.png", "misread_cells.png"}
+ARTIFACTS = {"digitnet_best.pth", "sudoku_digitnet.onnx", "summary.txt", "training.json"} | PARITY | EVALUATION
 TORCHRUN = (PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 
 

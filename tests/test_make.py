@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, copy_product, pytest_xdist_auto_num_workers, run
+from conftest import ARTIFACTS, EVALUATION, PARITY, ROOT, copy_product, pytest_xdist_auto_num_workers, run
 
 
 def test_make_clean_removes_our_data_wherever_cdpath_leads(tmp_path):
@@ -125,22 +125,86 @@ def test_pre_commit_runs_the_ruff_of_make_lint():
 @pytest.fixture
 def work(tmp_path):
     """Return a folder with a stand-in for Python that writes what a script writes, and a call of make there."""
-    (tmp_path / "python").write_text("""#!/bin/sh
+    (tmp_path / "python").write_text(f"""#!/bin/sh
 for word; do
-    case "$before" in --out) out="$word";; --model) model="$word";; --weights) out="${word%/*}";; esac; before="$word"
+    case "$before" in --out) out="$word";; --model) model="$word";; --weights) out="${{word%/*}}";; esac; before="$word"
 done
 echo "$*" >> calls; mkdir -p "$out"; cd "$out"
 case "$*" in
 02*) mkdir train; names=".made-by-02_PrepareData.py prepared.json";;
-03*--train-only*) names="training.json ${model}_best.pth";; 03*) names=sudoku_digitnet.onnx;;
-04*) names="parity.txt parity.json golden.npz";;
-05*) names="evaluation.txt evaluation.json confusion_matrix.png learning_curve.png misread_cells.png"
+03*--train-only*) names="training.json ${{model}}_best.pth";; 03*) names=sudoku_digitnet.onnx;;
+04*) names="{" ".join(PARITY)}";; 05*) names="{" ".join(EVALUATION)}"
 esac
 for name in $names; do echo ours > $name; done
 """)
     (tmp_path / "python").chmod(0o755)
     copy_product(tmp_path)
-    return tmp_path, lambda *words: run("make", "PYTHON=./python", *words, cwd=tmp_path)
+    for table in ("labels.csv", "photos/photos.csv"):
+        (tmp_path / "data/real" / table).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/real" / table).touch()
+
+    def make(*words):
+        (tmp_path / "calls").write_text("")
+        return run("make", "PYTHON=./python", *words, cwd=tmp_path)
+
+    return tmp_path, make
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name[0] != "."}
+
+
+def test_changed_epochs_rebuild_the_weights_and_what_depends_on_them(work):
+    folder, make = work
+    assert make().code == 0
+    data, before = times(folder / "data"), times(folder / "artifacts")
+    assert make("-j2", "EPOCHS=2").code == 0 and times(folder / "data") == data
+    train, *_ = (folder / "calls").read_text().splitlines()
+    assert "03_Training.py " in train and " --epochs 2" in train
+    assert all(after > before[name] for name, after in times(folder / "artifacts").items())
+    assert "Nothing to be done for 'all'" in make("EPOCHS=2").out
+
+
+def test_one_lost_artifact_is_remade_with_what_depends_on_it_alone(work):
+    folder, make = work
+    assert make().code == 0
+    remade = {"summary.txt": set(), "sudoku_digitnet.onnx": {"sudoku_digitnet.onnx"} | PARITY | EVALUATION}
+    remade |= dict.fromkeys(PARITY, PARITY) | dict.fromkeys(EVALUATION, EVALUATION)
+    for lost, made in remade.items():
+        before = times(folder / "artifacts")
+        (folder / "artifacts" / lost).unlink()
+        assert make("-j2").code == 0
+        after = times(folder / "artifacts")
+        assert after.keys() == ARTIFACTS and {name for name in after if after[name] != before[name]} == made | {
+            "summary.txt"
+        }
+    for name in ("training.json", "learning_curve.png"):
+        (folder / "artifacts" / name).unlink()
+    assert "Nothing to be done for 'all'" in make().out
+
+
+def test_other_boards_or_another_bound_are_evaluated(work):
+    folder, make = work
+    assert make().code == 0
+    shutil.copytree(folder / "data/real", folder / "my real")
+    for setting in ("REAL=my real", "MIN_VAL_ACCURACY=50"):
+        assert make(setting).code == 0 and (folder / "calls").read_text().startswith("05_Evaluate.py ")
+        assert "Nothing to be done for 'all'" in make(setting).out
+    (folder / "data/real/labels.csv").write_text("another")
+    assert "05_Evaluate.py" in make("-n", setting).out
+
+
+def test_a_script_that_fails_stops_make_and_only_the_report_that_it_began_is_removed(work, snapshot):
+    folder, make = work
+    assert make().code == 0
+    (folder / "fail").write_text("#!/bin/sh\necho half > artifacts/parity.json; exit 1")
+    (folder / "fail").chmod(0o755)
+    (folder / "artifacts/parity.json").unlink()
+    assert make("PYTHON=./fail", "parity").code == 2 and not (folder / "artifacts/parity.json").exists()
+    before = snapshot(folder / "artifacts")
+    assert make("PYTHON=false", "EPOCHS=3").code == 2
+    after = snapshot(folder / "artifacts")
+    assert after.pop(".settings") != before.pop(".settings") and after == before
 
 
 def test_data_and_results_may_be_in_one_folder(work):
@@ -166,16 +230,17 @@ def test_own_cells_corrected_in_place_are_trained_on(work):
     for name in (f"my's/{split}/{label}/a b.png" for split in ("train", "val") for label in range(10)):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("cell")
-    settings = ["-j4", "DATA=my's", "OUT=out's"]
+    settings = ["-j4", "DATA=my's", "OUT=out's", "TRAIN=9"]
     cell = folder / "my's/val/5/a b.png"
     for text, seconds in (("cell", 0), ("else", -9), ("longer", 0)):  # an older file of the same size, another size
         cell.write_text(text)
         os.utime(cell, (1e9 + seconds,) * 2)
-        (folder / "calls").write_text("")
-        assert make(*settings).code == 0 and "--train-only" in (folder / "calls").read_text()
+        assert make(*settings).code == 0
+        calls = (folder / "calls").read_text()
+        assert "--train-only" in calls and "02_" not in calls
         assert "Nothing to be done" in make(*settings).out
     cell.rename(cell.with_name("b.png"))
-    assert "--train-only" in make("-n", *settings).out and "02_" not in (folder / "calls").read_text()
+    assert "--train-only" in make("-n", *settings).out
 
 
 def test_weights_of_another_script_are_used_and_never_overwritten_or_removed(work, snapshot):
@@ -187,11 +252,11 @@ def test_weights_of_another_script_are_used_and_never_overwritten_or_removed(wor
         for words in (["train"], ["-j4", "SEED=1"], ["EPOCHS=3"], ["SEED=2", "parity"]):
             done = make(*words)
             assert done.code == 0 and "best.pth is not make's: it is used as it is; to train name" in done.out, done
+            assert "--train-only" not in (folder / "calls").read_text()
             assert "Nothing to be done" in make(*words).out
             assert theirs.items() <= snapshot(folder / "artifacts").items()
         assert (folder / "artifacts/sudoku_digitnet.onnx").exists() and make("clean").code == 0
         assert snapshot(folder / "artifacts") == theirs
-    assert "--train-only" not in (folder / "calls").read_text()
     done = make("MODEL=digitnetv2", "EPOCHS=1")
     assert done.code == 2 and "onnx is not make's: move it away" in done.err  # of other weights
     (folder / "artifacts/sudoku_digitnet.onnx").unlink()
