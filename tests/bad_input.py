@@ -41,14 +41,15 @@ def cut(path, size):
     return lambda: os.truncate(path, size)
 
 
-def png(depth_and_colour, data, *chunks):
-    """Encode a 28x28 PNG of a kind that OpenCV does not write."""
+def png(depth_and_colour, data, *chunks, side=28):
+    """Encode a square PNG of a kind that OpenCV does not write."""
 
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    parts = [chunk(b"IHDR", struct.pack(">II", 28, 28) + depth_and_colour + b"\0\0\0"), *(chunk(*c) for c in chunks)]
-    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")])
+    header = b"IHDR", struct.pack(">II", side, side) + depth_and_colour + b"\0\0\0"
+    parts = [header, *chunks, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 PALETTE = png(b"\x08\x03", (b"\0" + b"\1" * 28) * 28, (b"PLTE", bytes([255, 0, 0, 0, 0, 255])))

@@ -36,6 +36,7 @@ PYTHON = sys.executable
 WITHOUT_MAKE = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
 DRAW = ["02_PrepareData.py", "--train", "1", "--val", "1", "--workers", "1", "--out"]
 READ = [sys.executable, ROOT / "06_ReadBoard.py", ROOT / "docs" / "pictures" / "newspaper.png"]
+PRETRAINED = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
 PIPES = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 PARITY = {"golden.npz", "parity.json", "parity.txt"}
 EVALUATION = {"evaluation.json", "evaluation.txt", "misread_photos.png"}
@@ -161,6 +162,14 @@ def full_puzzle() -> str:
 
 
 @pytest.fixture(scope="session")
+def session():
+    """The pretrained network."""
+    from digitnet_onnx import open_session
+
+    return open_session(PRETRAINED)
+
+
+@pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[..., Chain]:
     """Call once(name, build) to have build(folder) run in a single one of pytest's processes, for all of them."""
     base = tmp_path_factory.getbasetemp()
@@ -200,8 +209,7 @@ def trained(once: Callable[..., Chain], request: pytest.FixtureRequest) -> Chain
     def build(folder: Path) -> Result:
         return train_small(folder, ("--train", train, "--val", val), ("--epochs", epochs, "--batch-size", 64))
 
-    chain = once("trained", build)
-    return chain
+    return once("trained", build)
 
 
 @pytest.fixture

@@ -32,7 +32,9 @@ def attribute(node, **values):
 
 
 def constant(model, name, values):
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+    """Add a tensor; floats become float32."""
+    values = np.float32(values) if isinstance(values, float) else np.asarray(values)
+    model.graph.initializer.append(numpy_helper.from_array(values, name))
     return name
 
 
@@ -122,7 +124,7 @@ GRAPH_MUTANTS = {
                       mode="reflect"), attribute(nodes(m, "Conv")[i], pads=[0, 0, 0, 0])) for i in (0, 1)},
     **{f"conv {i}: padded with paper": lambda m, i=i: (
         insert_before(m, nodes(m, "Conv")[i], "Pad", constant(m, f"p{i}", np.int64([0, 0, 1, 1, 0, 0, 1, 1])),
-                      constant(m, f"v{i}", np.float32(1))), attribute(nodes(m, "Conv")[i], pads=[0, 0, 0, 0]))
+                      constant(m, f"v{i}", 1.0)), attribute(nodes(m, "Conv")[i], pads=[0, 0, 0, 0]))
        for i in (0, 1)},
     **{f"conv {i}: dilated": lambda m, i=i: attribute(nodes(m, "Conv")[i], dilations=[2, 2], pads=[2, 2, 2, 2])
        for i in (0, 1)},
@@ -148,20 +150,17 @@ GRAPH_MUTANTS = {
     "last layer not transposed": lambda m: attribute(nodes(m, "Gemm")[0], transB=0),
     # before the input
     "normalised twice": lambda m: insert_before(
-        m, at_input(m, "Div", constant(m, "s", np.float32(0.5))), "Sub",
-        constant(m, "c", np.float32(0.5))),
-    "expects 0 to 255": lambda m: at_input(m, "Div", constant(m, "s", np.float32(127.5))),
+        m, at_input(m, "Div", constant(m, "s", 0.5)), "Sub", constant(m, "c", 0.5)),
+    "expects 0 to 255": lambda m: at_input(m, "Div", constant(m, "s", 127.5)),
     "expects light on dark": lambda m: at_input(m, "Neg"),
     "input transposed": lambda m: at_input(m, "Transpose", perm=[0, 1, 3, 2]),
     "input mirrored": lambda m: at_input(m, "Gather", constant(m, "i", np.arange(27, -1, -1)), axis=3),
     "input moved by a pixel": lambda m: at_input(m, "Gather", constant(m, "i", np.r_[1:28, 0]), axis=2),
-    "input clipped": lambda m: at_input(
-        m, "Clip", constant(m, "lo", np.float32(-0.9)), constant(m, "hi", np.float32(0.9))),
+    "input clipped": lambda m: at_input(m, "Clip", constant(m, "lo", -0.9), constant(m, "hi", 0.9)),
     "input rounded to float16": lambda m: insert_before(
         m, at_input(m, "Cast", to=TensorProto.FLOAT), "Cast", to=TensorProto.FLOAT16),
     "input rounded to 8 levels": lambda m: insert_before(
-        m, insert_before(m, at_input(m, "Div", constant(m, "s", np.float32(4))), "Round"),
-        "Mul", "s"),
+        m, insert_before(m, at_input(m, "Div", constant(m, "s", 4.0)), "Round"), "Mul", "s"),
     "sees the whole batch's mean": lambda m: at_input(m, "ReduceMean", constant(m, "a", np.int64([0])), keepdims=1),
     "Dropout before the last layer": lambda m: insert_before(m, nodes(m, "Gemm")[0], "Dropout"),
     # after the logits
@@ -169,11 +168,10 @@ GRAPH_MUTANTS = {
     "logarithm of softmax added": lambda m: insert_after_all(m, "LogSoftmax", axis=1),
     "sigmoid added": lambda m: insert_after_all(m, "Sigmoid"),
     "Identity after the logits": lambda m: insert_after_all(m, "Identity"),
-    "logits clipped": lambda m: insert_after_all(
-        m, "Clip", constant(m, "lo", np.float32(-2)), constant(m, "hi", np.float32(2))),
+    "logits clipped": lambda m: insert_after_all(m, "Clip", constant(m, "lo", -2.0), constant(m, "hi", 2.0)),
     "logits rounded": lambda m: insert_after_all(m, "Round"),
-    "logits cooled": lambda m: insert_after_all(m, "Div", constant(m, "t", np.float32(1.001))),
-    "logits moved by 0.01": lambda m: insert_after_all(m, "Add", constant(m, "t", np.float32(0.01))),
+    "logits cooled": lambda m: insert_after_all(m, "Div", constant(m, "t", 1.001)),
+    "logits moved by 0.01": lambda m: insert_after_all(m, "Add", constant(m, "t", 0.01)),
     "classes 1 and 7 swapped": lambda m: insert_after_all(
         m, "Gather", constant(m, "i", np.int64([0, 7, 2, 3, 4, 5, 6, 1, 8, 9])), axis=1),
     "classes 1 to 9, then blank": lambda m: insert_after_all(m, "Gather", constant(m, "i", np.r_[1:10, 0]), axis=1),

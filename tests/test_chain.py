@@ -59,7 +59,18 @@ def test_training_by_itself_needs_no_arguments_and_repeats_its_weights(built, tm
 
 
 # Options that are off, or name nothing, unless they are given.
-NO_DEFAULT = "puzzles bf16 train-only export-only golden write-golden report real check debug".split()
+NO_DEFAULT = [
+    "puzzles",
+    "bf16",
+    "train-only",
+    "export-only",
+    "golden",
+    "write-golden",
+    "report",
+    "real",
+    "check",
+    "debug",
+]
 
 
 @pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py", "04_Parity.py", "05_Evaluate.py"])

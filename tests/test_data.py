@@ -68,28 +68,10 @@ def test_digits_that_are_light_on_dark_are_reported(built, monkeypatch, capsys, 
         assert ("/train are light on dark: " in capsys.readouterr().out) == warned
 
 
-@pytest.mark.parametrize(
-    "file, board, place",
-    [
-        ("000012_cam_80.png", "000012_cam", 80),
-        ("my_board_07.png", "my_board", 7),
-        ("my_board_81.png", "my_board_81", -1),
-        ("five.png", "five", -1),
-        ("img_٣.png", "img_٣", -1),
-    ],
-)
-def test_a_file_name_gives_board_and_place(file, board, place):
-    assert parse_name(file) == (board, place)
-
-
-def test_load_cells_agrees_with_torchvisions_imagefolder(folder):
-    from torchvision.datasets import ImageFolder
-
-    cells, theirs = load_cells(folder), ImageFolder(folder)
-    assert cells.labels.tolist() == theirs.targets
-    assert all(
-        (np.asarray(image.convert("L")) == mine).all() for (image, _), mine in zip(theirs, cells.pixels, strict=True)
-    )
+def test_a_file_name_gives_board_and_place():
+    names = {"000012_cam_80.png": ("000012_cam", 80), "my_board_07.png": ("my_board", 7), "five.png": ("five", -1)}
+    names |= {"my_board_81.png": ("my_board_81", -1), "img_٣.png": ("img_٣", -1)}
+    assert {name: parse_name(name) for name in names} == names
 
 
 def test_grey_that_is_stored_as_rgb_is_read_as_grey_with_a_note(folder, capsys):
@@ -134,28 +116,21 @@ def test_cutting_12_percent_removes_the_grid_lines():
     assert (cut_cells(board, 0)[:, 0] < 128).all()
 
 
-def augmented(pixels, seed, **strength):
+def augmented(pixels, **strength):
     cells = normalize(torch.from_numpy(pixels)[:, None])
-    return augment(cells, *draw_augmentation(len(cells), torch.Generator().manual_seed(seed), **strength))
+    return augment(cells, *draw_augmentation(len(cells), torch.Generator().manual_seed(0), **strength))
 
 
 def test_augmentation_leaves_white_paper_white():
     strength = dict(degrees=20, translate=0.2, scale=0.3, shear=0.1, blur_probability=0.5, unchanged=0.1)
-    x = augmented(np.full((64, 28, 28), 255, np.uint8), 0, **strength)
+    x = augmented(np.full((64, 28, 28), 255, np.uint8), **strength)
     assert x.shape == (64, 1, 28, 28)
     torch.testing.assert_close(x, torch.ones_like(x))  # a constant fill would leave grey wedges
 
 
-def test_augmentation_repeats_with_the_seed_and_differs_without():
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 28, 28), np.uint8)
-    strength = dict(degrees=5, translate=0.02, scale=0.05, shear=0.05, blur_probability=0.15, unchanged=0.2)
-    assert torch.equal(augmented(pixels, 1, **strength), augmented(pixels, 1, **strength))
-    assert not torch.equal(augmented(pixels, 1, **strength), augmented(pixels, 2, **strength))
-
-
 def test_augmentation_leaves_a_fraction_of_the_cells_unchanged():
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 28, 28), np.uint8)
-    x = augmented(pixels, 0, degrees=5, translate=0.1, scale=0.25, shear=0.1, blur_probability=0.3, unchanged=0.2)
+    x = augmented(pixels, degrees=5, translate=0.1, scale=0.25, shear=0.1, blur_probability=0.3, unchanged=0.2)
     change = (x - normalize(torch.from_numpy(pixels)[:, None])).abs().amax((1, 2, 3))
     assert (change < 1e-3).float().mean().item() == pytest.approx(0.2, abs=0.04)
     assert ((change < 1e-3) | (change > 0.1)).all()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import DRAW, PIPES, READ, ROOT, ROOT_USER, WITHOUT_MAKE, copy_product, run, slow
+from conftest import DRAW, PIPES, PRETRAINED, READ, ROOT, ROOT_USER, WITHOUT_MAKE, copy_product, run, slow
 
 
 def test_no_script_leaves_a_file_in_home(built, tmp_path):
@@ -22,19 +22,13 @@ def test_no_script_leaves_a_file_in_home(built, tmp_path):
     assert not list((built.folder / "home").iterdir())
 
 
-MODEL = "pretrained/sudoku_digitnet_photo.onnx"
 SURROUNDINGS = {
     "no name, no home": dict(USER=None, LOGNAME=None, LNAME=None, USERNAME=None, HOME=None),
     "a home that is none": dict(USER=None, LOGNAME=None, LNAME=None, USERNAME=None, HOME="/nowhere"),
     "ASCII streams": dict(PYTHONIOENCODING="ascii"),
 }
 # A user without an entry in /etc/passwd, who may read what root may.
-NOBODY = [
-    "setpriv",
-    "--reuid=54321",
-    "--clear-groups",
-    *(f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")),
-]
+NOBODY = ["setpriv", "--reuid=54321", "--clear-groups", *(f"--{of}-caps=+dac_read_search" for of in ("inh", "ambient"))]
 
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
@@ -69,10 +63,8 @@ def test_every_script_finds_its_neighbours_in_a_safe_path():
     """PYTHONSAFEPATH=1 leaves a script's folder out of sys.path."""
     scripts = [*ROOT.glob("0*.py"), *ROOT.glob("tools/*.py"), ROOT / "bench" / "bench.py"]
     mains = [path for path in scripts if '__name__ == "__main__"' in path.read_text()]
-    running = [
-        subprocess.Popen([sys.executable, path, "--help"], env=WITHOUT_MAKE | {"PYTHONSAFEPATH": "1"}, **PIPES)
-        for path in mains
-    ]
+    options = dict(env=WITHOUT_MAKE | {"PYTHONSAFEPATH": "1"}, **PIPES)
+    running = [subprocess.Popen([sys.executable, path, "--help"], **options) for path in mains]
     assert len(running) > 8
     for path, process in zip(mains, running, strict=True):
         _, errors = process.communicate(timeout=280)
@@ -134,7 +126,7 @@ def test_a_readers_own_modules_beside_the_scripts_stand_for_no_other(tmp_path, s
     packages = {"torch", "numpy", "onnx", "onnxruntime", "cv2", "tqdm", "matplotlib", "filelock", "sympy", "yaml"}
     for name in packages | {path.stem for path in Path(os.__file__).parent.glob("[a-z]*")} | {"select", "math", "zlib"}:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    options = ["--export-only"] if script == "03_Training.py" else ["--onnx", ROOT / MODEL]
+    options = ["--export-only"] if script == "03_Training.py" else ["--onnx", PRETRAINED]
     done = run(sys.executable, tmp_path / script, *options, cwd=tmp_path)
     assert done.code == 1 and words in done.err and done.err.count("\n") == 1, done.err
 

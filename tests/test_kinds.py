@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of boards beyond the newspaper's puzzle, drawn: printed solutions, small, blurred, dark or cut-off boards."""
+"""The pretrained network on drawn photos: printed solutions, small, blurred, dark or cut-off boards, selected cells."""
+
+import hashlib
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PRETRAINED, ROOT
 
-from digitnet_onnx import open_session
+from digitnet_onnx import contract_failures
+from pages.camera import draw_photos
 from pages.fonts import draw_glyphs, load_fonts, pick_file
 from pages.puzzles import draw_puzzle, solutions
 from reading.board import SUSPECT, VERIFIED, read_board
@@ -14,11 +17,6 @@ from reading.board import SUSPECT, VERIFIED, read_board
 STEP, EDGE = 64, 96  # of a drawn board, pixels
 PAPER, INK, LINE = 235, 40, 60  # grey levels
 CORNERS = EDGE + 9 * STEP * np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float32)
-
-
-@pytest.fixture(scope="module")
-def session():
-    return open_session(ROOT / "pretrained" / "sudoku_digitnet_photo.onnx")
 
 
 def as_digits(puzzle):
@@ -133,3 +131,20 @@ def test_another_board_of_its_size_is_named(session):
     reading = read_board(session, np.hstack([take(draw(puzzle, rng), rng, 40) for puzzle in puzzles]))
     assert any((reading.digits == puzzle).all() for puzzle in puzzles)
     assert [reason.text for reason in reading.reasons] == ["another board is in the photo: crop it to one"]
+
+
+def test_the_card_names_the_file_and_the_file_keeps_the_contract():
+    card = (ROOT / "pretrained" / "README.md").read_text(encoding="utf-8")
+    content = PRETRAINED.read_bytes()
+    assert f"| {hashlib.sha256(content).hexdigest()} |" in card and f"| {len(content):,} bytes |" in card
+    assert contract_failures(PRETRAINED) == []
+
+
+def test_the_pretrained_file_reads_drawn_photos(session):
+    right = 0
+    for puzzle, photo in draw_photos(12):
+        reading = read_board(session, photo.view)
+        digits = "" if reading.digits is None else "".join(map(str, reading.digits))
+        right += digits == puzzle
+        assert digits == puzzle or reading.verdict != "verified"
+    assert right >= 6

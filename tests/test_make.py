@@ -46,24 +46,12 @@ def test_any_name_reaches_a_script_as_it_is(tmp_path, name):
     (tmp_path / "python").chmod(0o755)
     command = ["make", "-s", f"PYTHON={tmp_path}/python"]
     shown = name.replace("~", "/home/me")
-    for options, script in (
-        (["read", f"PHOTO={name}"], "06_ReadBoard.py\n--"),
-        (["real", f"DATASET={name}"], "tools/real.py"),
-    ):
-        done = run(*command, *options, HOME="/home/me")
-        assert (done.code, done.out, done.err) == (0, f"{script}\n{shown}\n", "")
+    for target, setting, words in (("read", "PHOTO", "06_ReadBoard.py\n--"), ("real", "DATASET", "tools/real.py")):
+        done = run(*command, target, f"{setting}={name}", HOME="/home/me")
+        assert (done.code, done.out, done.err) == (0, f"{words}\n{shown}\n", "")
     if "$" not in name:
-        done = run(
-            *command,
-            "check",
-            f"REAL={name}",
-            f"DATA={tmp_path}",
-            "-o",
-            "artifacts/sudoku_digitnet.onnx",
-            "-W",
-            tmp_path,
-            HOME="/home/me",
-        )
+        command += [f"DATA={tmp_path}", "-o", "artifacts/sudoku_digitnet.onnx", "-W", tmp_path, "check"]
+        done = run(*command, f"REAL={name}", HOME="/home/me")
         assert done.code == 0 and f"--real\n{shown}\n" in done.out
     assert not (ROOT / "lost").exists()
 
@@ -75,9 +63,8 @@ def test_names_that_make_cannot_hold_are_refused_in_one_line(tmp_path):
             assert done.code == 2 and re.fullmatch(r"Makefile:\d+: .*which make takes as its own.*\n", done.err), name
     for name in ("d(1)", "john's", "a&b", '"a"', "a=b", "a,b", "a~b", "<a>"):
         (tmp_path / f"{name}.txt").touch()
-        done = run(
-            "make", "-n", f"DATA={tmp_path}/{name}", f"OUT={tmp_path}/o/{name}", f"PUZZLES={tmp_path}/{name}.txt"
-        )
+        settings = f"DATA={tmp_path}/{name}", f"OUT={tmp_path}/o/{name}", f"PUZZLES={tmp_path}/{name}.txt"
+        done = run("make", "-n", *settings)
         assert done.code == 0 and not done.err, name
         checked = run("bash", "-n", "-c", done.out)
         assert checked.code == 0, checked.err

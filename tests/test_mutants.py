@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from conftest import ROOT
+from conftest import PRETRAINED
 from mutants import digitnet_mutants, digitnetv2_mutants
 from onnx import numpy_helper
 
@@ -21,7 +21,6 @@ from digitnet_model import NETWORKS, fold_batchnorm
 from digitnet_onnx import load_model
 from digitnet_parity import Limits, check, make_references
 
-PRETRAINED = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
 EQUIVALENT = {
     "Identity after the logits": "passes its input on unchanged",
     "Dropout before the last layer": "does nothing outside training",

@@ -4,19 +4,22 @@
 import hashlib
 import json
 import os
+import shutil
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import call
+from conftest import ROOT, call, run
 from mutants import insert_after_all, replace, weight
 from onnx import numpy_helper
 
 from digitnet_cli import UserError
-from digitnet_data import normalize
-from digitnet_onnx import classify, contract_failures, load_model, open_session, run_logits
+from digitnet_data import load_cells, normalize
+from digitnet_onnx import classify, contract_failures, load_model, open_session
 from digitnet_parity import Limits, Reference, compare, compute_reference, count_changes, edge_inputs
+from digitnet_parity import check_golden as check_vectors
 
 
 @pytest.fixture
@@ -33,26 +36,12 @@ def check(few_newspapers):
 def test_exported_file_keeps_the_whole_contract(built):
     path = built.out / "sudoku_digitnet.onnx"
     assert contract_failures(path) == []
-    assert [p.name for p in built.out.iterdir() if "onnx" in p.name] == ["sudoku_digitnet.onnx"]  # one file
     assert path.stat().st_size < 100_000
-    model = onnx.load(path)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 19)]
-    assert model.ir_version <= 10
     session = open_session(path)
     (given,), (answer,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape[1:]) == ("input", "tensor(float)", [1, 28, 28])
     assert (answer.name, answer.type, answer.shape[1:]) == ("logits", "tensor(float)", [10])
     assert isinstance(given.shape[0], str) and given.shape[0] == answer.shape[0]
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 81, 100, 512])
-def test_onnx_logits_match_pytorch_for_any_batch(built, batch):
-    inputs = np.random.default_rng(batch).standard_normal((batch, 1, 28, 28), np.float32)
-    with torch.inference_mode():
-        expected = load_model(built.out / "digitnet_best.pth")(torch.from_numpy(inputs)).numpy()
-    logits = run_logits(open_session(built.out / "sudoku_digitnet.onnx"), inputs)
-    assert logits.shape == (batch, 10) and logits.dtype == np.float32
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_classify_gives_softmax_probabilities_of_the_best_class(built):
@@ -163,3 +152,86 @@ def test_logits_that_are_not_finite_are_refused(exported):
     onnx.save(model, path)
     with pytest.raises(UserError, match=f"{path} gives logits that are not finite"):
         classify(open_session(path), np.zeros((3, 28, 28), np.uint8))
+
+
+def test_golden_vectors_are_small_whole_and_pytorchs(built):
+    path = built.out / "golden.npz"
+    assert path.stat().st_size < 1_000_000
+    with np.load(path, allow_pickle=False) as golden:
+        inputs, logits = golden["inputs"], golden["logits"]
+        sha256 = hashlib.sha256((built.out / "sudoku_digitnet.onnx").read_bytes()).hexdigest()
+        assert str(golden["onnx_sha256"]) == sha256
+        assert "torch" in json.loads(str(golden["versions"]))["versions"]
+    assert inputs.dtype == logits.dtype == np.float32 and len(inputs) == len(logits) > 100
+    with torch.inference_mode():
+        expected = load_model(built.out / "digitnet_best.pth")(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    cells = load_cells(built.data / "val")
+    known = {normalize(pixels).tobytes(): label for pixels, label in zip(cells.pixels, cells.labels, strict=True)}
+    assert {known[cell.tobytes()] for cell in inputs if cell.tobytes() in known} == set(range(10))
+    assert {edge.tobytes() for edge in edge_inputs()} <= {cell.tobytes() for cell in inputs}
+
+
+def test_golden_check_runs_where_only_numpy_and_onnxruntime_are(built, tmp_path):
+    """Every import from outside the standard library, the repository and requirements-inference.txt is refused."""
+    guard = """
+import sys
+own = {f"digitnet_{name}" for name in ("cli", "data", "machine", "onnx", "parity", "scores")}
+allowed = own | {"numpy", "onnxruntime", "flatbuffers", "google", "packaging"}  # with what onnxruntime needs
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed | sys.stdlib_module_names:
+            raise ImportError(name + " is not installed")
+sys.meta_path.insert(0, Guard())
+import runpy
+sys.path.insert(0, sys.argv[1])
+sys.argv = ["04_Parity.py", *sys.argv[2:]]
+runpy.run_path(sys.path[0] + "/04_Parity.py", run_name="__main__")
+"""
+    files = ("--onnx", built.out / "sudoku_digitnet.onnx", "--golden", built.out / "golden.npz")
+    result = run(sys.executable, "-c", guard, ROOT, *files, "--report", tmp_path / "report.json")
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1].startswith("parity passed: ")
+    assert json.loads((tmp_path / "report.json").read_text())["passed"]
+
+
+def test_pins_for_the_golden_check_are_those_of_all():
+    pins = [set((ROOT / name).read_text().splitlines()) for name in ("requirements.txt", "requirements-inference.txt")]
+    inference = {line for line in pins[1] if "==" in line}
+    names = {line.partition("==")[0] for line in inference}
+    assert names == {"numpy", "onnxruntime", "opencv-python-headless"} and inference < pins[0]
+
+
+@pytest.mark.parametrize("answers", ["nearly the same", "others"])
+def test_golden_check_refuses_another_file(exported, answers):
+    path = exported.out / "sudoku_digitnet.onnx"
+    model = onnx.load(path)
+    if answers == "others":
+        replace(model, "net.7.bias", np.ones(10, np.float32))
+    onnx.save(model, path)
+    path.write_bytes(path.read_bytes() + onnx.ModelProto(doc_string="x").SerializeToString())
+    result = call("04_Parity.py", "--onnx", path, "--golden", exported.out / "golden.npz")
+    assert result.code == 1 and "is not the file that" in result.err and ("MAE" in result.err) == (answers == "others")
+
+
+def save(inputs, logits):
+    return lambda path: np.savez(path, inputs=inputs, logits=logits, onnx_sha256="", versions="{}")
+
+
+BAD_GOLDEN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "a bit turned over": lambda path: path.write_bytes(path.read_bytes()[:9000] + b"?!" + path.read_bytes()[9002:]),
+    "pickled": save(np.array([{}], object), np.zeros((1, 10))),
+    "other shapes": save(np.zeros(3), np.zeros(3)),
+    "not a number": save(np.zeros((1, 1, 28, 28), np.float32), np.full((1, 10), np.nan, np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_GOLDEN)
+def test_bad_golden_files_are_refused_in_one_line(built, tmp_path, name):
+    path = tmp_path / "golden.npz"
+    shutil.copy(built.out / "golden.npz", path)
+    BAD_GOLDEN[name](path)
+    with pytest.raises(UserError, match=str(path)) as raised:
+        check_vectors(path, built.out / "sudoku_digitnet.onnx", {}, Limits(1e-4, 1e-3))
+    assert len(str(raised.value).splitlines()) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photo pages: the right digit in the right place, cut at the right margin; same seed, same bytes; fonts kept apart."""
+"""Photo pages: the right digit in the right place, cut at the right margin; each effect shows, no ghost is ink."""
 
 import json
 
@@ -8,38 +8,41 @@ import numpy as np
 import pytest
 from conftest import call
 
+import pages
 from digitnet_boards import BOARD_SIDE, load_split, read_pages, rectangle, rectify
 from digitnet_cli import UserError
-from pages.camera import CROP_MARGIN_RANGE, cut_photo, photograph, take_photo
+from pages import effects, marks
+from pages.camera import CROP_MARGIN_RANGE, aim, cut_photo, photograph, take_photo
 from pages.fonts import TRAIN_FONTS, VAL_FONTS, draw_glyphs, font_files, load_fonts, load_hands
-from pages.newspaper import BOARD, EDGE, STEP, draw_board
+from pages.newspaper import BOARD, EDGE, PAGE, STEP, draw_board
+from pages.pens import Sheet, pick_pen
+from pages.pens import cells_of as board_cells
 from pages.puzzles import draw_puzzle, solutions, vary_puzzle
 
-SMALL = ("--style", "photo", "--train", 6, "--val", 4, "--seed", 7)
+PUZZLE = draw_puzzle(np.random.default_rng(5))
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photo")
-    for workers in (1, 3):
-        result = call("02_PrepareData.py", *SMALL, "--workers", workers, "--out", folder / str(workers))
-        assert result.code == 0, result.err
+    result = call("02_PrepareData.py", "--style", "photo", "--train", 6, "--val", 4, "--seed", 7, "--out", folder)
+    assert result.code == 0, result.err
     return folder
 
 
-def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(drawn, snapshot):
-    files = [snapshot(drawn / workers) for workers in ("1", "3")]
-    fonts = [json.loads(found.pop("prepared.json"))["fonts"] for found in files]
-    assert files[0] == files[1]
-    assert len(files[0]) == 10 * 2 + 6 + 2 + 3 + 1  # pages and boards, calibration boards, tables, the marker
-    assert fonts[0] == fonts[1] and not set(fonts[0]["train"]) & set(fonts[0]["val"])
+def test_every_page_and_board_is_written_and_train_and_val_share_no_font(drawn, snapshot):
+    """test_prepare.py has the bytes, which photos have in common with newspapers."""
+    files = snapshot(drawn)
+    fonts = json.loads(files["prepared.json"])["fonts"]
+    assert len(files) == 10 * 2 + 6 + 2 + 3 + 2  # pages and boards, calibration boards, tables, the marker, the report
+    assert fonts["train"] and fonts["val"] and not set(fonts["train"]) & set(fonts["val"])
 
 
 def test_boards_have_their_givens_and_train_and_val_share_no_puzzle(drawn):
     givens = {}
     for split in ("train", "val"):
-        cells = load_split(drawn / "1", split)
-        pages = read_pages(drawn / "1" / "grids" / f"{split}.csv")
+        cells = load_split(drawn, split)
+        pages = read_pages(drawn / "grids" / f"{split}.csv")
         assert len(cells.labels) == 81 * len(pages)
         for page in pages:
             mine = cells.boards == page.file.removesuffix("_cam.png")
@@ -50,9 +53,9 @@ def test_boards_have_their_givens_and_train_and_val_share_no_puzzle(drawn):
 
 def test_pages_show_the_board_at_the_corners_of_the_csv(drawn):
     """A page straightened by its corners gives the cells of the folders, but for the detector's error and the cut."""
-    cells = load_split(drawn / "1", "val")
-    for page in read_pages(drawn / "1" / "grids" / "val.csv"):
-        view = cv2.imread(str(drawn / "1" / "grids" / "val" / page.file), cv2.IMREAD_UNCHANGED)
+    cells = load_split(drawn, "val")
+    for page in read_pages(drawn / "grids" / "val.csv"):
+        view = cv2.imread(str(drawn / "grids" / "val" / page.file), cv2.IMREAD_UNCHANGED)
         board = rectify(view, page.corners, 9 * 28).astype(float).reshape(9, 28, 9, 28).swapaxes(1, 2)
         board = board.reshape(81, 28, 28)
         mine = cells.boards == page.file.removesuffix("_cam.png")
@@ -125,20 +128,15 @@ def test_every_font_has_nine_different_digits_of_one_height(package):
     files = font_files(package)
     assert files
     for file in files:
-        check_digits(file)
-
-
-def check_digits(file):
-    glyphs = draw_glyphs(file, np.random.default_rng(0))
-    ink = glyphs > 0.5
-    assert glyphs.shape[0] == 9 and ink.mean(axis=(1, 2)).min() > 0.05
-    heights = [np.ptp(np.flatnonzero(digit.any(axis=1))) for digit in ink]
-    assert min(heights) > 0.9 * max(heights)
-    papers = [np.pad(~shape, 1, constant_values=True).astype(np.uint8) for shape in ink]
-    holes = [cv2.connectedComponents(paper, connectivity=4)[0] - 2 for paper in papers]
-    assert [holes[digit - 1] for digit in (1, 2, 3, 5, 7, 8)] == [0, 0, 0, 0, 0, 2]
-    height = np.arange(ink.shape[1])[:, None]
-    assert (height * ink[5]).sum() / ink[5].sum() > (height * ink[8]).sum() / ink[8].sum()  # a 6 is heavy below
+        ink = draw_glyphs(file, np.random.default_rng(0)) > 0.5
+        assert len(ink) == 9 and ink.mean(axis=(1, 2)).min() > 0.05
+        heights = [np.ptp(np.flatnonzero(digit.any(axis=1))) for digit in ink]
+        assert min(heights) > 0.9 * max(heights)
+        papers = [np.pad(~shape, 1, constant_values=True).astype(np.uint8) for shape in ink]
+        holes = [cv2.connectedComponents(paper, connectivity=4)[0] - 2 for paper in papers]
+        assert [holes[digit - 1] for digit in (1, 2, 3, 5, 7, 8)] == [0, 0, 0, 0, 0, 2]
+        six, nine = (np.argwhere(ink[digit - 1])[:, 0].mean() for digit in (6, 9))
+        assert six > nine  # a 6 is heavy below
 
 
 def test_a_missing_font_package_is_named():
@@ -155,3 +153,91 @@ def test_varied_puzzles_keep_their_rules():
         assert count == max(givens, 81 - puzzle.count("0"))
         assert len(list(solutions({c: int(d) for c, d in enumerate(varied) if d != "0"}))) == 1
         assert varied != puzzle
+
+
+def bare_sheet(written=(), ink=0.8):
+    page = np.ones((PAGE, PAGE), np.float32)
+    return Sheet(page, PUZZLE, np.array(written, int), ink, load_fonts("train"), load_hands("train"))
+
+
+def cells_of(page):
+    """Return the page's cells, [81, STEP, STEP]."""
+    board = page[EDGE : EDGE + 9 * STEP, EDGE : EDGE + 9 * STEP]
+    return board.reshape(9, STEP, 9, STEP).swapaxes(1, 2).reshape(81, STEP, STEP)
+
+
+@pytest.mark.parametrize("effect", effects.DRAWN)
+def test_each_effect_changes_the_page(effect):
+    sheet = bare_sheet(board_cells(PUZZLE, blank=False)[::3])
+    effects.DRAWN[effect](sheet, np.random.default_rng(3))
+    assert np.abs(sheet.page - 1).max() > 0.02
+
+
+def test_a_photo_has_allowed_effects_alone(monkeypatch):
+    drawn = []
+    for effect in effects.DRAWN:
+        monkeypatch.setitem(effects.DRAWN, effect, lambda sheet, rng, effect=effect: drawn.append(effect))
+        monkeypatch.setitem(pages.EFFECTS, effect, 1)
+    faces = load_fonts("train"), load_hands("train")
+    for allowed in ({"marks", "tints"}, set(), set(effects.DRAWN)):
+        drawn.clear()
+        take_photo(PUZZLE, *faces, np.random.default_rng(3), frozenset(allowed))
+        assert set(drawn) == allowed
+
+
+def test_small_digits_bends_and_a_corner_far_off_show():
+    def board(**effect):
+        rng = np.random.default_rng(3)
+        return draw_board(PUZZLE, draw_glyphs(load_fonts("train")[0].upright[0], rng), rng, **effect)[:2]
+
+    def height(page):
+        inked = (np.flatnonzero((cell[8:-8, 8:-8] < 0.6).any(axis=1)) for cell in cells_of(page))
+        return max(np.ptp(rows) for rows in inked if len(rows))
+
+    (page, corners), (small, _) = board(), board(small=True)
+    assert height(small) < 0.42 * STEP < height(page)
+    flat, bent = (photograph(page, corners, np.random.default_rng(3), bent)[0] for bent in (False, True))
+    assert flat.shape == bent.shape and np.abs(flat.astype(int) - bent).max() > 10
+    found, astray = (aim(corners, BOARD, np.random.default_rng(3), astray)[0] for astray in (False, True))
+    assert (np.abs(astray - found).max(axis=1) > 1).sum() == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ghosts_are_paler_than_the_pages_own_ink(seed):
+    for ink in (0.42, 0.95):
+        sheet = bare_sheet(ink=ink)
+        effects.ghosts(sheet, np.random.default_rng(seed))
+        darkest = 1 - sheet.page.min()
+        assert 0.005 < darkest <= min(effects.GHOST_MOST, effects.GHOST_INK * ink) + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("family", ["marks", "notes", "numbers"])
+def test_marks_leave_the_middle_of_digit_cells_free_and_stand_in_blank_ones(family, seed):
+    sheet = bare_sheet()
+    effects.DRAWN[family](sheet, np.random.default_rng(seed))
+    marked = cells_of(sheet.page)[:, 15:-15, 22:-22].min(axis=(1, 2)) < 0.9
+    assert not marked[board_cells(PUZZLE, blank=False)].any()
+    touched = cells_of(sheet.page).min(axis=(1, 2)) < 0.9
+    assert touched[board_cells(PUZZLE, blank=True)].any()
+
+
+def test_a_single_pencil_mark_is_small_and_off_the_middle():
+    """So that it differs from an answer: below 0.4 of the cell, and its middle at least 0.1 of the cell off."""
+    for seed in range(40):
+        page = np.ones((PAGE, PAGE), np.float32)
+        rng = np.random.default_rng(seed)
+        pen = pick_pen(load_fonts("train"), False, rng)._replace(ink=0.9)
+        marks.mark_row(page, 40, np.array([7]), pen, rng.uniform(0.18, 0.55), np.zeros(2), rng)
+        rows, columns = np.nonzero(page < 0.6)
+        assert np.ptp(rows) < 0.4 * STEP
+        middle = EDGE + 4.5 * STEP
+        assert max(abs(rows.mean() - middle), abs(columns.mean() - middle)) > 0.1 * STEP
+
+
+def test_handwriting_is_in_the_cells_that_are_not_printed():
+    written = board_cells(PUZZLE, blank=False)[::3]
+    sheet = bare_sheet(written)
+    marks.hand(sheet, np.random.default_rng(1))
+    inked = (cells_of(sheet.page)[:, 12:-12, 12:-12] < 0.8).mean(axis=(1, 2)) > 0.02
+    assert np.flatnonzero(inked).tolist() == written.tolist()

@@ -2,23 +2,20 @@
 """06_ReadBoard.py: verdicts and exit codes, text, JSON and pictures, and one line for each mistake."""
 
 import json
-import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, call
+from bad_input import png
+from conftest import PRETRAINED, ROOT, call
 
 from digitnet_boards import load_photo
 from pages.puzzles import draw_puzzle, solutions
 from pages.tutorial import draw_page
 
-MODEL = ROOT / "pretrained" / "sudoku_digitnet_photo.onnx"
-
 
 def read(*options, cwd=ROOT):
-    return call("06_ReadBoard.py", *options, "--onnx", MODEL, cwd=cwd)
+    return call("06_ReadBoard.py", *options, "--onnx", PRETRAINED, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +32,7 @@ def photos(tmp_path_factory):
     ink[..., 3] = 255 - page
     cv2.imwrite(str(folder / "transparent.png"), ink)
     cv2.imwrite(str(folder / "deep.png"), page.astype(np.uint16) * 257)
-    wide = cv2.merge([page] * 3)
-    cv2.imwrite(str(folder / "colour.jpg"), wide)
+    cv2.imwrite(str(folder / "colour.jpg"), cv2.merge([page] * 3))
     cv2.imwrite(str(folder / "white.png"), np.full((300, 300), 255, np.uint8))
     cv2.imwrite(str(folder / "tiny.png"), page[::40, ::40])
     cell = next(c for c in range(81) if puzzle[c] == "0")
@@ -127,16 +123,6 @@ def test_several_photos_of_one_board_give_one_result(photos):
     assert read("text.jpg", "nowhere.jpg", "--same", cwd=folder).code == 1
 
 
-def png_header(width, height):
-    """Return a PNG whose header claims a very large size, without any pixels."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize(
     "options, code, words",
     [
@@ -156,7 +142,7 @@ def test_a_mistake_is_reported_in_one_line(photos, options, code, words):
     (folder / "folder").mkdir(exist_ok=True)
     (folder / "text.jpg").write_text("no picture")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "huge.png").write_bytes(png_header(50_000, 50_000))
+    (folder / "huge.png").write_bytes(png(b"\x08\x00", b"", side=50_000))
     result = read(*options, cwd=folder)
     assert result.code == code and words in result.err and len(result.err.splitlines()) == 1
     assert not (folder / "out.png").exists()

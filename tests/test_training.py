@@ -3,11 +3,10 @@
 
 import importlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TORCHRUN, Chain, call, run
+from conftest import ROOT, TORCHRUN, call, run
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells, normalize
@@ -29,7 +28,7 @@ from digitnet_training import (
 OPTIONS = ("--epochs", 2, "--batch-size", 64, "--lr", 0.0005, "--threads", 1, "--train-only")
 
 
-def trained(folder: Path) -> tuple[list[dict], dict]:
+def trained(folder):
     """Return a run's records of the epochs and its weights, before its logits are scaled and shifted."""
     report = json.loads((folder / "training.json").read_text())
     weights = torch.load(folder / "digitnet_best.pth", weights_only=True)
@@ -39,20 +38,13 @@ def trained(folder: Path) -> tuple[list[dict], dict]:
     return report["epochs"], weights
 
 
-@pytest.fixture(scope="module")
-def two(built: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes trained."""
-    out = tmp_path_factory.mktemp("two")
-    result = run(*TORCHRUN, ROOT / "03_Training.py", "--data", built.data, *OPTIONS, "--out", out)
+def test_two_processes_train_as_two_threads(built, tmp_path):
+    options = ("--data", built.data, *OPTIONS, "--out")
+    result = run(*TORCHRUN, ROOT / "03_Training.py", *options, tmp_path / "processes")
     assert result.code == 0, result.err
     assert result.out.count("val acc: 0.") == 3  # two epochs and the best: only the first process speaks
-    return out
-
-
-def test_two_processes_train_as_two_threads(built, two, tmp_path):
-    options = (*OPTIONS, "--threads", 2)
-    assert call("03_Training.py", "--data", built.data, *options, "--out", tmp_path).code == 0
-    (epochs, weights), (expected, in_threads) = trained(two), trained(tmp_path)
+    assert call("03_Training.py", *options, tmp_path / "threads", "--threads", 2).code == 0
+    (epochs, weights), (expected, in_threads) = trained(tmp_path / "processes"), trained(tmp_path / "threads")
     assert [e["train_loss"] for e in epochs] == pytest.approx([e["train_loss"] for e in expected], rel=1e-4)
     assert epochs[1]["val"]["loss"] == pytest.approx(expected[1]["val"]["loss"], rel=1e-3)
     for name, value in in_threads.items():
@@ -72,9 +64,8 @@ def test_shares_are_normalised_apart_and_their_gradients_add_up():
 
     networks = shares.networks(model)
     found = shares.sum(shares.map(compute, networks, shares.slices))
-    expected = [
-        torch.stack(same).sum(0) for same in zip(*(compute(model, half) for half in shares.slices), strict=True)
-    ]
+    halves = [compute(model, half) for half in shares.slices]
+    expected = [torch.stack(same).sum(0) for same in zip(*halves, strict=True)]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     whole = compute(model, slice(None))
@@ -196,12 +187,9 @@ def test_the_logit_scale_is_the_likeliest_and_changes_no_class(built):
     torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
     assert (after.argmax(1) == before.argmax(1)).all()
 
-    def loss(scale):
-        return torch.nn.functional.cross_entropy(scale * before, labels)
-
-    assert factor != 1 and all(
-        loss(factor) <= loss(factor * other) + 1e-6 for other in (0.7, 0.9, 1 / factor, 1.1, 1.5)
-    )
+    others = (1, 0.7, 0.9, 1 / factor, 1.1, 1.5)
+    best, *losses = [torch.nn.functional.cross_entropy(factor * other * before, labels) for other in others]
+    assert factor != 1 and best <= min(losses) + 1e-6
 
 
 def test_the_largest_validation_logit_is_zero(built):
