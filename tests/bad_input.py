@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 import torch._dynamo  # loading it writes files, which no case of a full disk shall meet in this process
-from onnx import numpy_helper
+from mutants import rename, replace
 
 from pages.puzzles import draw_puzzle
 
@@ -84,6 +84,9 @@ def same_pages():
     shutil.copytree("data/train", "data/val")
 
 
+NAN = "net.7.bias", np.full(10, np.nan, np.float32)
+
+
 def change_onnx(change):
     def spoil():
         model = onnx.load("artifacts/sudoku_digitnet.onnx")
@@ -91,18 +94,6 @@ def change_onnx(change):
         onnx.save(model, "artifacts/sudoku_digitnet.onnx")
 
     return spoil
-
-
-def nan_weight(model):
-    tensor = next(t for t in model.graph.initializer if t.name == "net.7.bias")
-    tensor.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), "net.7.bias"))
-
-
-def other_onnx(model):
-    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 3]) for name in "xy")
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [x], [y])
-    opset = [onnx.helper.make_opsetid("", 19)]
-    model.CopyFrom(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10))
 
 
 class Bomb:
@@ -114,27 +105,14 @@ WEIGHTS, ONNX = "artifacts/digitnet_best.pth", "artifacts/sudoku_digitnet.onnx"
 BAD_WEIGHTS = f"{WEIGHTS} is not a readable state_dict"
 
 
-def save_weights(change):
-    def spoil():
-        state = torch.load(WEIGHTS, weights_only=True)
-        torch.save(change(state) or state, WEIGHTS)
-
-    return spoil
-
-
-def nothing():
-    pass
-
-
-# name: (what is spoiled, command, exit code, words of the one line)
+# name: (what is spoiled, if anything, command, exit code, words of the one line)
 CASES = {
     # folders
     "no data": (lambda: shutil.rmtree("data"), TRAIN, 1, "no data in data/train"),
     "no validation data": (lambda: shutil.rmtree("data/val"), TRAIN, 1, "no data in data/val"),
     "no validation data for parity": (lambda: shutil.rmtree("data/val"), PARITY, 1, "no data in data/val"),
     "no validation data for evaluation": (lambda: shutil.rmtree("data/val"), EVALUATE, 1, "no data in data/val"),
-    "class missing": (
-        lambda: shutil.rmtree("data/train/4"), TRAIN, 1, "class folders 0 to 9: missing 4"),
+    "class missing": (lambda: shutil.rmtree("data/train/4"), TRAIN, 1, "class folders 0 to 9: missing 4"),
     "class missing in validation": (lambda: shutil.rmtree("data/val/0"), TRAIN, 1, "data/val must hold exactly"),
     "class extra": (lambda: os.mkdir("data/train/blank"), TRAIN, 1, "unknown blank"),
     "class renamed": (lambda: os.rename("data/train/3", "data/train/three"), TRAIN, 1, "missing 3; unknown three"),
@@ -142,8 +120,7 @@ CASES = {
     "class a file": (replace_by("data/train/7", lambda p: write(p, b"7")()), TRAIN, 1, "missing 7"),
     "class a link to itself": (
         replace_by("data/train/7", link_to(None)), TRAIN, 1, "Too many levels of symbolic links: data/train/7"),
-    "folders nested": (
-        lambda: shutil.move("data", "all") and shutil.copytree("all", "data/data"), TRAIN, 1, "no data in data/train"),
+    "nested": (lambda: os.renames("data", "all/data") or os.rename("all", "data"), TRAIN, 1, "no data in data/train"),
     "data a file": (replace_by("data", lambda p: write(p, b"")()), TRAIN, 1, "no data in data/train"),
     **{f"data a link to nothing, {command[0]}": (
         replace_by("data", link_to("/mnt/usb/data")), command, 1, "data is a link to nothing: mount its disk")
@@ -160,15 +137,13 @@ CASES = {
     "a board truncated": (
         lambda: (boards((252, 252))(), cut("data/train_boards/boards/one.png", 60)()), TRAIN, 1,
         "data/train_boards/boards/one.png ends too early or is damaged"),
-    "others' data": (nothing, PREPARE, 1, "was not made by this script"),
+    "others' data": (None, PREPARE, 1, "was not made by this script"),
     # images
     "image without bytes": (write(CELL, b""), TRAIN, 1, f"{CELL} is not a readable image"),
     "image truncated": (cut(CELL, 60), TRAIN, 1, f"{CELL} is not a readable image"),
     "text for an image": (write(CELL, b"five"), TRAIN, 1, f"{CELL} is not a readable image"),
-    "notes among images": (
-        write("data/val/5/notes.txt", b"five"), PARITY, 1, "data/val/5/notes.txt is not a readable image"),
-    "folder among images": (
-        lambda: os.mkdir("data/train/5/more"), TRAIN, 1, "data/train/5/more cannot be read (Is a directory)"),
+    "notes as image": (write("data/val/5/notes.txt", b""), PARITY, 1, "data/val/5/notes.txt is not a readable image"),
+    "folder as image": (lambda: os.mkdir("data/train/5/x"), TRAIN, 1, "data/train/5/x cannot be read (Is a directory)"),
     "image of another size": (cell(32, 30), TRAIN, 1, f"{CELL} is 30x32 uint8"),
     "image of no height": (cell(1, 28), TRAIN, 1, f"{CELL} is 28x1 uint8"),
     "colour image": (cell(28, 28, 3), TRAIN, 1, f"{CELL} is 28x28x3 uint8"),
@@ -177,42 +152,37 @@ CASES = {
     "palette image": (write(CELL, PALETTE), TRAIN, 1, f"{CELL} is 28x28x3 uint8"),
     "image a link to itself": (
         replace_by(CELL, link_to(None)), TRAIN, 1, f"{CELL} cannot be read (Too many levels of symbolic links)"),
-    "image a link to nothing": (
-        replace_by(CELL, link_to("nothing")), TRAIN, 1, f"{CELL} cannot be read (No such file or directory)"),
-    "image unreadable": (
-        replace_by(CELL, link_to("/proc/self/mem")), TRAIN, 1, f"{CELL} cannot be read (Input/output error)"),
+    "link to nothing": (replace_by(CELL, link_to("x")), TRAIN, 1, f"{CELL} cannot be read (No such file or directory)"),
+    "unreadable": (replace_by(CELL, link_to("/proc/self/mem")), TRAIN, 1, f"{CELL} cannot be read (Input/output"),
     # weights
     "no weights": (lambda: os.unlink(WEIGHTS), PARITY, 1, f"no weights {WEIGHTS}"),
     "no weights, to export": (
-        nothing, ["03_Training.py", "--out", "nowhere", "--export-only"], 1, "no weights nowhere/digitnet_best.pth"),
+        None, ["03_Training.py", "--out", "nowhere", "--export-only"], 1, "no weights nowhere/digitnet_best.pth"),
     "weights truncated": (cut(WEIGHTS, 9000), PARITY, 1, BAD_WEIGHTS),
     "weights empty": (write(WEIGHTS, b""), PARITY, 1, BAD_WEIGHTS),
     "weights a folder": (replace_by(WEIGHTS, os.mkdir), PARITY, 1, f"no weights {WEIGHTS}"),
-    "weights of another network": (
-        lambda: torch.save(torch.nn.Linear(3, 3).state_dict(), WEIGHTS), PARITY, 1, "another network"),
-    "weights with NaN": (
-        save_weights(lambda s: s | {"net.7.bias": torch.full((10,), torch.nan)}), PARITY, 1, "not finite"),
-    "weights not tensors": (
-        lambda: torch.save({"net.0.weight": 3}, WEIGHTS), PARITY, 1, BAD_WEIGHTS),
+    "others' weights": (lambda: torch.save(torch.nn.Linear(3, 3).state_dict(), WEIGHTS), PARITY, 1, "another network"),
+    "weights of NaN": (
+        lambda: torch.save(torch.load(WEIGHTS) | {NAN[0]: torch.from_numpy(NAN[1])}, WEIGHTS), PARITY, 1, "not finite"),
+    "weights not tensors": (lambda: torch.save({"net.0.weight": 3}, WEIGHTS), PARITY, 1, BAD_WEIGHTS),
     "weights a pickle with code": (write(WEIGHTS, pickle.dumps(Bomb())), PARITY, 1, BAD_WEIGHTS),
-    "weights with code, to export": (
-        write(WEIGHTS, pickle.dumps(Bomb())), ["03_Training.py", "--export-only"], 1, BAD_WEIGHTS),
-    "weights for the ONNX file": (nothing, [*EVALUATE, "--onnx", WEIGHTS], 1, f"{WEIGHTS} is not an ONNX file"),
+    "code, to export": (write(WEIGHTS, pickle.dumps(Bomb())), ["03_Training.py", "--export-only"], 1, BAD_WEIGHTS),
+    "weights for the ONNX file": (None, [*EVALUATE, "--onnx", WEIGHTS], 1, f"{WEIGHTS} is not an ONNX file"),
     # ONNX files and golden vectors
     "no ONNX file": (lambda: os.unlink(ONNX), EVALUATE, 1, f"no ONNX file {ONNX}"),
     "ONNX file a folder": (replace_by(ONNX, os.mkdir), EVALUATE, 1, f"no ONNX file {ONNX}"),
     "ONNX file empty": (write(ONNX, b""), EVALUATE, 1, f"{ONNX} is not an ONNX file"),
     "ONNX file truncated": (cut(ONNX, 9000), EVALUATE, 1, f"{ONNX} is not an ONNX file"),
     "ONNX file truncated, golden": (cut(ONNX, 9000), GOLDEN, 1, f"{ONNX} is not an ONNX file"),
-    "ONNX file of another network": (change_onnx(other_onnx), EVALUATE, 1, f"{ONNX} has another input or output"),
-    "ONNX file with NaN": (change_onnx(nan_weight), PARITY, 1, "net.7.bias holds values that are not finite"),
-    "no golden vectors": (
-        lambda: os.unlink("artifacts/golden.npz"), GOLDEN, 1, "no golden vectors artifacts/golden.npz"),
+    "ONNX file of another network": (
+        change_onnx(lambda m: rename(m, m.graph.input, "x")), EVALUATE, 1, f"{ONNX} has another input or output"),
+    "ONNX file with NaN": (change_onnx(lambda m: replace(m, *NAN)), PARITY, 1, "net.7.bias holds values that are not"),
+    "no golden": (lambda: os.unlink("artifacts/golden.npz"), GOLDEN, 1, "no golden vectors artifacts/golden.npz"),
     "golden vectors truncated": (cut("artifacts/golden.npz", 9000), GOLDEN, 1, "holds no golden vectors"),
-    "golden asked both ways": (nothing, [*GOLDEN, "--write-golden", "x"], 2, "give one of them"),
-    "no real boards": (nothing, ["05_Evaluate.py", "--real", "phtos"], 1, "no folder phtos: name one that holds"),
+    "golden asked both ways": (None, [*GOLDEN, "--write-golden", "x"], 2, "give one of them"),
+    "no real boards": (None, ["05_Evaluate.py", "--real", "phtos"], 1, "no folder phtos: name one that holds"),
     # puzzles
-    "no puzzles": (nothing, [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, "mine.txt"),
+    "no puzzles": (None, [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, "mine.txt"),
     **{f"puzzles {name}": (write("mine.txt", content), [*PREPARE, "--out", "new", "--puzzles", "mine.txt"], 1, words)
        for name, content, words in [
            ("empty", b"", "mine.txt has 0 different puzzles"),
@@ -224,8 +194,8 @@ CASES = {
            ("too few", PUZZLE.encode() + b"\n" + PUZZLE.encode(), "mine.txt has 1 different puzzles"),
        ]},
     # options
-    "unknown option": (nothing, ["03_Training.py", "--epoch", "3"], 2, "unrecognized arguments: --epoch"),
-    **{" ".join(option): (nothing, [script, *option], 2, option[0]) for script, *option in [
+    "unknown option": (None, ["03_Training.py", "--epoch", "3"], 2, "unrecognized arguments: --epoch"),
+    **{" ".join(option): (None, [script, *option], 2, option[0]) for script, *option in [
         ("03_Training.py", "--epochs", "0"), ("03_Training.py", "--epochs", "ten"),
         ("03_Training.py", "--epochs", "0.5"), ("03_Training.py", "--lr", "nan"),
         ("03_Training.py", "--lr", "inf"), ("03_Training.py", "--lr", "-1"), ("03_Training.py", "--batch-size", "-8"),
@@ -236,12 +206,11 @@ CASES = {
         ("02_PrepareData.py", "--workers", "9999"), ("04_Parity.py", "--max-mae", "0"),
         ("04_Parity.py", "--max-abs", "nan"), ("05_Evaluate.py", "--draws", "0"),
     ]},
-    "huge batch": (
-        nothing, [*TRAIN, "--batch-size", "99999999"], 1, "99999999 is too large for 10 cells: use at most 1024"),
-    "batch of one": (nothing, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 is too small for 1 threads: use 2"),
-    "rate far too high": (nothing, [*TRAIN, "--lr", "1e30"], 1, "not finite in epoch 1: no weights were written"),
+    "huge batch": (None, [*TRAIN, "--batch-size", "99999999"], 1, "is too large for 10 cells: use at most 1024"),
+    "batch of one": (None, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 is too small for 1 threads: use 2"),
+    "rate far too high": (None, [*TRAIN, "--lr", "1e30"], 1, "not finite in epoch 1: no weights were written"),
     # where an input would be replaced
-    **{f"{option} is an input": (nothing, [*command, option, path], 1, f"{path} would replace")
+    **{f"{option} is an input": (None, [*command, option, path], 1, f"{path} would replace")
        for command, option, path in [
            (PARITY, "--report", WEIGHTS), (PARITY, "--write-golden", ONNX),
            (GOLDEN, "--report", "artifacts/golden.npz"),
@@ -252,9 +221,9 @@ CASES = {
         [*PREPARE, "--puzzles", "data/train/my.txt"], 1, "data/train would replace data/train/my.txt"),
     # where nothing can be written
     "output under a file": (write("file", b""), [*TRAIN, "--out", "file/out"], 1, "file"),
-    "output where nothing can be made": (nothing, [*TRAIN, "--out", "/proc/out"], 1, "/proc/out"),
-    "data where nothing can be made": (nothing, [*PREPARE, "--out", "/proc/out"], 1, "/proc/out"),
-    "report where nothing can be made": (nothing, [*EVALUATE, "--out", "/proc/out"], 1, "/proc/out"),
+    "output where nothing can be made": (None, [*TRAIN, "--out", "/proc/out"], 1, "/proc/out"),
+    "data where nothing can be made": (None, [*PREPARE, "--out", "/proc/out"], 1, "/proc/out"),
+    "report where nothing can be made": (None, [*EVALUATE, "--out", "/proc/out"], 1, "/proc/out"),
     "disk full while training": ("full", [*TRAIN, "--out", "artifacts"], 1, "File too large: artifacts/"),
     "disk full while checking": ("full", PARITY, 1, "File too large: artifacts/parity.json"),
     "disk full while evaluating": ("full", EVALUATE, 1, "File too large: artifacts/"),

@@ -227,12 +227,10 @@ def link_cell(source: str, target: str) -> None:
 def chain(built: Chain, tmp_path: Path) -> Chain:
     """A copy of the built chain that a test may break; file times are kept.
 
-    Its thousands of cells are links to the built chain's: remove one before you write another in its place.
+    Its thousands of pictures are links to the built chain's: remove one before you write another in its place.
     """
     folder = tmp_path / "chain"
-    shutil.copytree(built.data, folder / "data", copy_function=link_cell)
-    for part in ("artifacts", "real"):
-        shutil.copytree(built.folder / part, folder / part, copy_function=shutil.copy2)
+    shutil.copytree(built.folder, folder, copy_function=link_cell)
     for name in (".settings", ".evaluation"):  # they name the folders of the data, so the copy's are other settings
         stamp = folder / "artifacts" / name
         time = stamp.stat().st_mtime_ns

@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
+
 # --- how a model is changed ------------------------------------------------------------------------
 
 
@@ -81,7 +83,7 @@ def rename(model, values, new):
 
 def weight_mutants(model):
     """Yield (name, change) for every tensor of weights."""
-    for tensor in [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and t.dims]:
+    for tensor in [t for t in model.graph.initializer if t.data_type == FLOAT and t.dims]:
         name, values = tensor.name, numpy_helper.to_array(tensor)
         flat, sizes = values.ravel(), np.argsort(np.abs(values), axis=None)
         chosen = {0: "first", values.size - 1: "last"}  # by place: one that is two of these is taken once
@@ -120,10 +122,10 @@ GRAPH_MUTANTS = {
     **{f"conv {i}: padding {pads}": lambda m, i=i, pads=pads: attribute(nodes(m, "Conv")[i], pads=pads)
        for i in (0, 1) for pads in ([2, 2, 0, 0], [0, 0, 2, 2], [1, 2, 1, 0], [0, 0, 0, 0], [2, 2, 2, 2])},
     **{f"conv {i}: reflected at the edge": lambda m, i=i: (
-        insert_before(m, nodes(m, "Conv")[i], "Pad", constant(m, f"p{i}", np.int64([0, 0, 1, 1, 0, 0, 1, 1])),
+        insert_before(m, nodes(m, "Conv")[i], "Pad", constant(m, f"p{i}", [0, 0, 1, 1, 0, 0, 1, 1]),
                       mode="reflect"), attribute(nodes(m, "Conv")[i], pads=[0, 0, 0, 0])) for i in (0, 1)},
     **{f"conv {i}: padded with paper": lambda m, i=i: (
-        insert_before(m, nodes(m, "Conv")[i], "Pad", constant(m, f"p{i}", np.int64([0, 0, 1, 1, 0, 0, 1, 1])),
+        insert_before(m, nodes(m, "Conv")[i], "Pad", constant(m, f"p{i}", [0, 0, 1, 1, 0, 0, 1, 1]),
                       constant(m, f"v{i}", 1.0)), attribute(nodes(m, "Conv")[i], pads=[0, 0, 0, 0]))
        for i in (0, 1)},
     **{f"conv {i}: dilated": lambda m, i=i: attribute(nodes(m, "Conv")[i], dilations=[2, 2], pads=[2, 2, 2, 2])
@@ -143,14 +145,13 @@ GRAPH_MUTANTS = {
     "activation is the tanh": lambda m: setattr(nodes(m, "Relu")[1], "op_type", "Tanh"),
     **{f"mean is {kind}": lambda m, kind=kind: setattr(nodes(m, "ReduceMean")[0], "op_type", kind)
        for kind in ("ReduceMax", "ReduceL2", "ReduceLogSumExp")},
-    "mean over rows and batch": lambda m: replace(m, nodes(m, "ReduceMean")[0].input[1], np.int64([0, 2])),
+    "mean over rows and batch": lambda m: replace(m, nodes(m, "ReduceMean")[0].input[1], [0, 2]),
     "last layer x 1.01": lambda m: attribute(nodes(m, "Gemm")[0], alpha=1.01),
     "last bias x 1.01": lambda m: attribute(nodes(m, "Gemm")[0], beta=1.01),
     "last bias left out": lambda m: nodes(m, "Gemm")[0].input.pop(),
     "last layer not transposed": lambda m: attribute(nodes(m, "Gemm")[0], transB=0),
     # before the input
-    "normalised twice": lambda m: insert_before(
-        m, at_input(m, "Div", constant(m, "s", 0.5)), "Sub", constant(m, "c", 0.5)),
+    "normed twice": lambda m: insert_before(m, at_input(m, "Div", constant(m, "s", 0.5)), "Sub", constant(m, "c", 0.5)),
     "expects 0 to 255": lambda m: at_input(m, "Div", constant(m, "s", 127.5)),
     "expects light on dark": lambda m: at_input(m, "Neg"),
     "input transposed": lambda m: at_input(m, "Transpose", perm=[0, 1, 3, 2]),
@@ -158,10 +159,10 @@ GRAPH_MUTANTS = {
     "input moved by a pixel": lambda m: at_input(m, "Gather", constant(m, "i", np.r_[1:28, 0]), axis=2),
     "input clipped": lambda m: at_input(m, "Clip", constant(m, "lo", -0.9), constant(m, "hi", 0.9)),
     "input rounded to float16": lambda m: insert_before(
-        m, at_input(m, "Cast", to=TensorProto.FLOAT), "Cast", to=TensorProto.FLOAT16),
+        m, at_input(m, "Cast", to=FLOAT), "Cast", to=TensorProto.FLOAT16),
     "input rounded to 8 levels": lambda m: insert_before(
         m, insert_before(m, at_input(m, "Div", constant(m, "s", 4.0)), "Round"), "Mul", "s"),
-    "sees the whole batch's mean": lambda m: at_input(m, "ReduceMean", constant(m, "a", np.int64([0])), keepdims=1),
+    "sees the whole batch's mean": lambda m: at_input(m, "ReduceMean", constant(m, "a", [0]), keepdims=1),
     "Dropout before the last layer": lambda m: insert_before(m, nodes(m, "Gemm")[0], "Dropout"),
     # after the logits
     "softmax added": lambda m: insert_after_all(m, "Softmax", axis=1),
@@ -173,7 +174,7 @@ GRAPH_MUTANTS = {
     "logits cooled": lambda m: insert_after_all(m, "Div", constant(m, "t", 1.001)),
     "logits moved by 0.01": lambda m: insert_after_all(m, "Add", constant(m, "t", 0.01)),
     "classes 1 and 7 swapped": lambda m: insert_after_all(
-        m, "Gather", constant(m, "i", np.int64([0, 7, 2, 3, 4, 5, 6, 1, 8, 9])), axis=1),
+        m, "Gather", constant(m, "i", [0, 7, 2, 3, 4, 5, 6, 1, 8, 9]), axis=1),
     "classes 1 to 9, then blank": lambda m: insert_after_all(m, "Gather", constant(m, "i", np.r_[1:10, 0]), axis=1),
     "nine classes": lambda m: insert_after_all(m, "Gather", constant(m, "i", np.arange(9)), axis=1),
     # the contract
@@ -182,26 +183,23 @@ GRAPH_MUTANTS = {
     **{f"batch frozen to {n}": lambda m, n=n: [setattr(v.type.tensor_type.shape.dim[0], "dim_value", n)
                                               for v in (*m.graph.input, *m.graph.output)] for n in (1, 2, 512)},
     "batch frozen at the input": lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 2),
-    "batch frozen inside": lambda m: replace(m, nodes(m, "Reshape")[0].input[1], np.int64([2, 32])),
+    "batch frozen inside": lambda m: replace(m, nodes(m, "Reshape")[0].input[1], [2, 32]),
     "batch of no name": lambda m: m.graph.input[0].type.tensor_type.shape.dim[0].ClearField("dim_param"),
-    "output's batch another than the input's": lambda m: setattr(
-        m.graph.output[0].type.tensor_type.shape.dim[0], "dim_param", "M"),
+    "output of another batch": lambda m: setattr(m.graph.output[0].type.tensor_type.shape.dim[0], "dim_param", "M"),
     "height free": lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[2], "dim_param", "H"),
     "classes free": lambda m: setattr(m.graph.output[0].type.tensor_type.shape.dim[1], "dim_param", "C"),
     "input without dimensions": lambda m: m.graph.input[0].type.tensor_type.ClearField("shape"),
     "output without dimensions": lambda m: m.graph.output[0].type.tensor_type.ClearField("shape"),
     "output said to be 11 wide": lambda m: setattr(m.graph.output[0].type.tensor_type.shape.dim[1], "dim_value", 11),
-    "second input": lambda m: m.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1])),
-    "weights as inputs": lambda m: m.graph.input.append(
-        helper.make_tensor_value_info("net.0.bias", TensorProto.FLOAT, [16])),
-    "second output": lambda m: m.graph.output.append(
-        helper.make_tensor_value_info("relu_1", TensorProto.FLOAT, ["N", 32, 14, 14])),
-    "input in float64": lambda m: (setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.DOUBLE),
-                                   at_input(m, "Cast", to=TensorProto.FLOAT)),
+    "second input": lambda m: m.graph.input.append(helper.make_tensor_value_info("mask", FLOAT, [1])),
+    "weights as inputs": lambda m: m.graph.input.append(helper.make_tensor_value_info("net.0.bias", FLOAT, [16])),
+    "second output": lambda m: m.graph.output.append(helper.make_tensor_value_info("relu_1", FLOAT, ["N", 32, 14, 14])),
+    "input in float64": lambda m: (setattr(m.graph.input[0].type.tensor_type, "elem_type", DOUBLE),
+                                   at_input(m, "Cast", to=FLOAT)),
     "input in bytes": lambda m: (setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.UINT8),
-                                 at_input(m, "Cast", to=TensorProto.FLOAT)),
-    "output in float64": lambda m: (setattr(m.graph.output[0].type.tensor_type, "elem_type", TensorProto.DOUBLE),
-                                    insert_after_all(m, "Cast", to=TensorProto.DOUBLE)),
+                                 at_input(m, "Cast", to=FLOAT)),
+    "output in float64": lambda m: (setattr(m.graph.output[0].type.tensor_type, "elem_type", DOUBLE),
+                                    insert_after_all(m, "Cast", to=DOUBLE)),
     **{f"opset {n}": lambda m, n=n: setattr(m.opset_import[0], "version", n) for n in (11, 17, 18, 20, 21)},
     "opset of ai.onnx.ml, too": lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3)),
     "no opset": lambda m: m.ClearField("opset_import"),
@@ -233,9 +231,8 @@ def scaled(model, name, factor):
 V2_MUTANTS = {
     "not standardised": lambda m: nodes(m, "Conv")[0].input.__setitem__(0, "input"),
     "mean left in": lambda m: bypass(m, nodes(m, "Sub")[0]),
-    "mean over rows alone": lambda m: nodes(m, "ReduceMean")[0].input.__setitem__(1, constant(m, "r", np.int64([2]))),
-    "mean over the batch, too": lambda m: nodes(m, "ReduceMean")[0].input.__setitem__(
-        1, constant(m, "r", np.int64([0, 2, 3]))),
+    "mean over rows alone": lambda m: nodes(m, "ReduceMean")[0].input.__setitem__(1, constant(m, "r", [2])),
+    "mean over the batch, too": lambda m: nodes(m, "ReduceMean")[0].input.__setitem__(1, constant(m, "r", [0, 2, 3])),
     "largest for the mean": lambda m: setattr(nodes(m, "ReduceMean")[0], "op_type", "ReduceMax"),
     "absolute values for the norm": lambda m: setattr(nodes(m, "ReduceL2")[0], "op_type", "ReduceL1"),
     "squares for the norm": lambda m: setattr(nodes(m, "ReduceL2")[0], "op_type", "ReduceSumSquare"),
@@ -261,7 +258,7 @@ def file_mutants(content, model):
         yield f"cut after {part} bytes", content[:part]
     yield "another kind of file", b"PK\x03\x04" + content[4:]
     yield "zeros in the middle", content[:5000] + bytes(1000) + content[6000:]
-    starts = {t.name: content.index(t.raw_data) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    starts = {t.name: content.index(t.raw_data) for t in model.graph.initializer if t.data_type == FLOAT}
     sizes = {t.name: len(t.raw_data) for t in model.graph.initializer}
     rng = np.random.default_rng(0)
     for name, start in starts.items():
@@ -275,10 +272,8 @@ def file_mutants(content, model):
 def changed(original: bytes, changes: dict) -> dict[str, bytes]:
     """Apply each of `changes` (name -> what is done to a model), and every change of a weight, to `original`."""
     mutants = {}
-    weights = {
-        name: lambda m, change=change: replace(m, *change)
-        for name, change in weight_mutants(onnx.load_from_string(original))
-    }
+    new_weights = weight_mutants(onnx.load_from_string(original))
+    weights = {name: lambda m, new=new: replace(m, *new) for name, new in new_weights}
     for name, change in (weights | changes).items():
         mutant = onnx.load_from_string(original)
         change(mutant)

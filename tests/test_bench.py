@@ -39,12 +39,6 @@ def test_a_part_is_measured_and_added_to_the_report(built, tmp_path):
     assert not (tmp_path / "cells").exists()  # linked for training only
 
 
-def test_without_packages_one_line_says_what_is_missing(tmp_path):
-    result = run(PYTHON, "-S", ROOT / "bench" / "bench.py", cwd=tmp_path)
-    assert result.code == 1 and result.err.count("\n") == 1
-    assert "bench.py: " in result.err and "has no package" in result.err
-
-
 def test_the_closing_line_compares_ten_epochs_with_the_slowest_seed():
     line = bench.compare(CHAPTER, seeds(8.0, 9.0, 7.5))
     assert line == (

@@ -59,18 +59,7 @@ def test_training_by_itself_needs_no_arguments_and_repeats_its_weights(built, tm
 
 
 # Options that are off, or name nothing, unless they are given.
-NO_DEFAULT = [
-    "puzzles",
-    "bf16",
-    "train-only",
-    "export-only",
-    "golden",
-    "write-golden",
-    "report",
-    "real",
-    "check",
-    "debug",
-]
+SILENT = ["puzzles", "bf16", "train-only", "export-only", "golden", "write-golden", "report", "real", "check", "debug"]
 
 
 @pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py", "04_Parity.py", "05_Evaluate.py"])
@@ -80,7 +69,7 @@ def test_help_shows_every_option_with_its_default(name):
     options = [" ".join(text.split()) for text in result.out[result.out.index("\noptions:") :].split("\n  --")[1:]]
     shown = ("(default: ", " for digitnet, ", "; photo: ")  # some differ from network to network, style to style
     silent = {option.split()[0] for option in options if not any(words in option for words in shown)}
-    assert len(options) > len(silent) and silent <= {*NO_DEFAULT}
+    assert len(options) > len(silent) and silent <= {*SILENT}
     assert "None" not in result.out and "False" not in result.out
 
 

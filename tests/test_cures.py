@@ -25,6 +25,7 @@ OWN_FILES = {
     "artifacts/sudoku_digitnet.onnx": ("export", "--export-only"),
     "artifacts/golden.npz": ("golden", "04_Parity.py"),
 }
+CURE = r"run `rm (\S+) && make (?:-C \S+ )?(\w+)` with the settings"
 FOREIGN = [b"", b"[1]", b"null", b"{}", b"\xff\xfe\0", b"PK\x03\x04"]
 
 
@@ -53,9 +54,7 @@ def test_a_broken_file_of_our_own_is_reported_with_a_command_that_mends_it(own_c
         with pytest.raises(UserError) as error:
             read_own_file(own_chain.folder, name)
         assert "\n" not in str(error.value), content
-        removed, again = re.search(
-            r"run `rm (\S+) && make (?:-C \S+ )?(\w+)` with the settings", str(error.value)
-        ).groups()
+        removed, again = re.search(CURE, str(error.value)).groups()
         assert again == target
     (kept := path.with_name("kept")).write_bytes(whole)
     Path(removed).unlink()
@@ -85,7 +84,7 @@ def test_the_commands_in_messages_mend_what_is_broken(chain, count):
             (chain.out / made).unlink()
         while (result := chain.make()).code:
             assert result.code == 2 and "Traceback" not in result.err, (name, result.err)
-            removed, target = re.search(r"run `rm (\S+) && make (\w+)` with the settings", result.err).groups()
+            removed, target = re.search(CURE, result.err).groups()
             Path(removed).unlink()
             assert chain.make(target).code == 0, (name, target)
             typed += 1

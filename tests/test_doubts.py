@@ -91,9 +91,8 @@ def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
     nothing, none = np.zeros(81), np.zeros(81, bool)
     logits = np.zeros((3, 81, 10), np.float32)
     logits[..., 0] = 9
-    read = cells.CellReadings(
-        0, Ink(nothing, 0.5, none, none, none), logits, shown, np.zeros(81, np.int64), True, False
-    )
+    ink = Ink(nothing, 0.5, none, none, none)
+    read = cells.CellReadings(0, ink, logits, shown, np.zeros(81, np.int64), True, False)
     assert cells.possible_readings(read) == [{0, 4} if cell == 7 else {0} for cell in range(81)]
     assert cells.ink_doubts(read) == []
 
@@ -202,9 +201,8 @@ def test_repeated_digits_are_named_by_place_and_corrected_by_a_proposal(puzzle):
     wrong[cell] = digits[row[0]]
     verdict = judged(wrong, {cell: int(digits[cell])})
     where = [f"r{c // 9 + 1}c{c % 9 + 1}" for c in sorted([row[0], cell])]
-    assert f"{wrong[cell]} is repeated in row {cell // 9 + 1}: {' and '.join(where)}" in [
-        r.text for r in verdict.reasons
-    ]
+    repeated = f"{wrong[cell]} is repeated in row {cell // 9 + 1}: {' and '.join(where)}"
+    assert repeated in [reason.text for reason in verdict.reasons]
     assert verdict.solution is None and verdict.proposal == (cell, digits[cell])
 
 

@@ -88,11 +88,7 @@ def test_photos_are_counted_by_what_became_of_them():
         "corners off, digits right": (found(corners=np.add(SQUARE, (6, 0))), "", 0.6),
         "a cell misread": (found(digits=wrong, verdict="suspect"), "misread cells: 1", 0),
         "a cell misread, but verified": (found(digits=wrong), "misread cells: 1", 0),
-        "corners off": (
-            found(corners=SQUARE + 50.0, digits=wrong, verdict="suspect"),
-            "wrong corners",
-            50**0.5,
-        ),
+        "corners off": (found(corners=SQUARE + 50.0, digits=wrong, verdict="suspect"), "wrong corners", 50**0.5),
         "turned": (found(90, np.roll(SQUARE, -1, axis=0), wrong, "suspect"), "turned by 90°", 0),
         "not found": (found(corners=None), "not found", None),
     }

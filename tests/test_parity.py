@@ -129,9 +129,7 @@ def test_a_tie_in_the_last_bits_does_not_count_as_another_class_but_a_change_doe
     assert count_changes(reference, changed, 2e-6)["different_class"] == 1
 
 
-@pytest.mark.parametrize(
-    ("limit", "words", "other"), [("--max-mae", "MAE", "largest"), ("--max-abs", "largest difference", "MAE")]
-)
+@pytest.mark.parametrize("limit, words, other", [("--max-mae", "MAE", "largest"), ("--max-abs", "largest", "MAE")])
 def test_a_lower_limit_makes_parity_fail(built, check, tmp_path, limit, words, other):
     result = check(built, limit, "1e-12", "--report", tmp_path / "report.json")
     assert result.code == 1 and words in result.err and "is above 1e-12" in result.err and other not in result.err

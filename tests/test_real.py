@@ -116,11 +116,7 @@ def test_the_test_part_can_be_chosen_and_nothing_is_overwritten(dataset, tmp_pat
 DAMAGE = {
     "no list": ("datasets/v2_train.desc", None, "cannot read {}/datasets/v2_train.desc: give a complete"),
     "an empty list": ("datasets/v2_train.desc", b"", "{} has no photo with digits and"),
-    "wrong corners": (
-        "outlines_sorted.csv",
-        b"a\nx/image1.jpg,1,2\n",
-        "{}/outlines_sorted.csv is not a list of photos",
-    ),
+    "wrong corners": ("outlines_sorted.csv", b"a\nx/image1.jpg,1,2\n", "{}/outlines_sorted.csv is not a list"),
     "an empty table": ("outlines_sorted.csv", b"", "{}/outlines_sorted.csv is not a list of"),
     "no photo": ("images/image1.jpg", None, "No such file or directory: {}/images/image1.jpg"),
     "a broken photo": ("images/image1.jpg", b"\xff\xd8", "{}/images/image1.jpg is not a readable image"),
