@@ -24,7 +24,6 @@ from unittest import mock
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import cv2
-import numpy as np
 import pytest
 from filelock import FileLock  # torch brings it
 
@@ -53,6 +52,11 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+    def ok(self) -> "Result":
+        """Return it; the command must have succeeded."""
+        assert self.code == 0, self.err
+        return self
 
 
 def run(*command: object, cwd: Path = ROOT, **environment: str | None) -> Result:
@@ -111,12 +115,9 @@ class Chain(NamedTuple):
     out: Path
     result: Result
 
-    def make(self, *arguments: str) -> Result:
-        """`make` with the chain's folders and this interpreter."""
-        return make(self.folder, *arguments)
-
 
 def make(folder: Path, *arguments: str) -> Result:
+    """Run `make` with data, results and real boards in a folder, little of each, and this interpreter."""
     settings = [f"DATA={folder}/data", f"OUT={folder}/artifacts", f"REAL={folder}/real", "TRAIN=3", "VAL=2"]
     defaults = ["EPOCHS=1", "BATCH=64", "THREADS=1", f"PYTHON={PYTHON}"]
     given = {argument.partition("=")[0] for argument in arguments}
@@ -125,12 +126,9 @@ def make(folder: Path, *arguments: str) -> Result:
 
 def train_small(folder: Path, drawing: Sequence[object], training: Sequence[object]) -> Result:
     """Prepare data and train and export in this process, with these options; return what the training printed."""
-    drawn = call("02_PrepareData.py", "--out", folder / "data", *drawing)
-    assert drawn.code == 0, drawn.err
+    call("02_PrepareData.py", "--out", folder / "data", *drawing).ok()
     options = ("--data", folder / "data", "--out", folder / "artifacts", "--threads", 1, *training)
-    result = call("03_Training.py", *options)
-    assert result.code == 0, result.err
-    return result
+    return call("03_Training.py", *options).ok()
 
 
 def draw_boards(folder: Path, number: int) -> None:
@@ -148,17 +146,6 @@ def draw_boards(folder: Path, number: int) -> None:
         photos.append(",".join(map(str, [f"image{i}", givens, *photo.corners.ravel(), 0, "newspaper; drawn"])))
     (folder / "labels.csv").write_text("\n".join(labels) + "\n")
     (folder / "photos" / "photos.csv").write_text("\n".join(photos) + "\n")
-
-
-@pytest.fixture(scope="session")
-def full_puzzle() -> str:
-    """A puzzle with 33 digits or more, so that the others do without some."""
-    from pages.puzzles import draw_puzzle
-
-    rng = np.random.default_rng(11)
-    while (drawn := draw_puzzle(rng)).count("0") > 48:
-        pass
-    return drawn
 
 
 @pytest.fixture(scope="session")
@@ -218,11 +205,6 @@ def exported(built: Chain, tmp_path: Path) -> Chain:
     return built._replace(out=Path(shutil.copytree(built.out, tmp_path / "artifacts")))
 
 
-def link_cell(source: str, target: str) -> None:
-    """Copy a file with its times, or link to it if it is a picture."""
-    (os.link if source.endswith(".png") else shutil.copy2)(source, target)
-
-
 @pytest.fixture
 def chain(built: Chain, tmp_path: Path) -> Chain:
     """A copy of the built chain that a test may break; file times are kept.
@@ -230,7 +212,11 @@ def chain(built: Chain, tmp_path: Path) -> Chain:
     Its thousands of pictures are links to the built chain's: remove one before you write another in its place.
     """
     folder = tmp_path / "chain"
-    shutil.copytree(built.folder, folder, copy_function=link_cell)
+
+    def link(source: str, target: str) -> None:
+        (os.link if source.endswith(".png") else shutil.copy2)(source, target)
+
+    shutil.copytree(built.folder, folder, copy_function=link)
     for name in (".settings", ".evaluation"):  # they name the folders of the data, so the copy's are other settings
         stamp = folder / "artifacts" / name
         time = stamp.stat().st_mtime_ns

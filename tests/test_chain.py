@@ -39,8 +39,7 @@ def test_second_make_does_nothing(built):
 def test_training_by_itself_needs_no_arguments_and_repeats_its_weights(built, tmp_path):
     """As in the tutorial: python3 03_Training.py in a folder with data/."""
     (tmp_path / "data").symlink_to(built.data)
-    result = call("03_Training.py", "--epochs", 1, "--threads", 1, cwd=tmp_path)
-    assert result.code == 0, result.err
+    result = call("03_Training.py", "--epochs", 1, "--threads", 1, cwd=tmp_path).ok()
     lines = result.out.splitlines()
     assert lines[0] == "Train batch shape: torch.Size([256, 1, 28, 28])"
     assert sum(line.startswith("val acc: ") for line in lines) == 1
@@ -51,7 +50,7 @@ def test_training_by_itself_needs_no_arguments_and_repeats_its_weights(built, tm
     assert times(tmp_path / "artifacts").keys() == {"digitnet_best.pth", "sudoku_digitnet.onnx", "training.json"}
 
     again = ("--epochs", 1, "--threads", 1, "--train-only", "--out", "again")
-    assert call("03_Training.py", *again, cwd=tmp_path).code == 0
+    call("03_Training.py", *again, cwd=tmp_path).ok()
     a, b = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("artifacts", "again"))
     assert a["epochs"][0]["val"] == b["epochs"][0]["val"] and a["data"] == b["data"]
     a, b = ((tmp_path / name / "digitnet_best.pth").read_bytes() for name in ("artifacts", "again"))
@@ -64,8 +63,7 @@ SILENT = ["puzzles", "bf16", "train-only", "export-only", "golden", "write-golde
 
 @pytest.mark.parametrize("name", ["02_PrepareData.py", "03_Training.py", "04_Parity.py", "05_Evaluate.py"])
 def test_help_shows_every_option_with_its_default(name):
-    result = call(name, "--help")
-    assert result.code == 0
+    result = call(name, "--help").ok()
     options = [" ".join(text.split()) for text in result.out[result.out.index("\noptions:") :].split("\n  --")[1:]]
     shown = ("(default: ", " for digitnet, ", "; photo: ")  # some differ from network to network, style to style
     silent = {option.split()[0] for option in options if not any(words in option for words in shown)}
@@ -76,8 +74,7 @@ def test_help_shows_every_option_with_its_default(name):
 def test_settings_come_from_the_command_line_and_not_from_the_environment(tmp_path, monkeypatch):
     for name in ("DATA", "SEED", "PROFILE", "MODEL", "PYTHON"):
         monkeypatch.setitem(WITHOUT_MAKE, name, "elsewhere")
-    result = run("make", "--dry-run", "train", cwd=ROOT)
-    assert result.code == 0, result.err
+    result = run("make", "--dry-run", "train", cwd=ROOT).ok()
     assert "elsewhere" not in result.out
 
 
@@ -88,8 +85,7 @@ def test_an_older_make_is_reported_in_one_line():
 
 
 def test_make_help_lists_targets_and_settings():
-    result = run("make", "help", "EPOCHS=77", cwd=ROOT)
-    assert result.code == 0
+    result = run("make", "help", "EPOCHS=77", cwd=ROOT).ok()
     (phony,) = re.findall(r"^\.PHONY: (.*) FORCE$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert re.findall(r"^  ([a-z][\w-]*) ", result.out, re.MULTILINE) == phony.split()
     assert re.search(r"^  EPOCHS=77 +passes over", result.out, re.MULTILINE)
@@ -98,8 +94,7 @@ def test_make_help_lists_targets_and_settings():
 
 
 def test_smoke_is_the_whole_chain_in_a_folder_of_its_own():
-    result = run("make", "--dry-run", "smoke", cwd=ROOT)
-    assert result.code == 0, result.err
+    result = run("make", "--dry-run", "smoke", cwd=ROOT).ok()
     for script_name in ("02_PrepareData.py", "03_Training.py", "04_Parity.py", "05_Evaluate.py"):
         lines = [line for line in result.out.splitlines() if f" {script_name} " in line]
         assert lines and all("build/" in line and " artifacts" not in line for line in lines)

@@ -13,7 +13,6 @@ import torch
 from digitnet_boards import cut_cells, label_boards, load_split, rectify
 from digitnet_cli import UserError
 from digitnet_data import Cells, duplicate_pages, light_on_dark, load_cells, normalize, parse_name
-from digitnet_scores import score
 from digitnet_training import augment, draw_augmentation
 
 
@@ -107,15 +106,6 @@ def test_rectify_and_cut_find_each_cell_at_its_place():
         assert (cells == np.arange(81)[:, None, None]).all()
 
 
-def test_cutting_12_percent_removes_the_grid_lines():
-    board = np.full((450, 450), 255, np.uint8)
-    for line in range(0, 451, 50):
-        cv2.line(board, (line, 0), (line, 449), 0, 3)
-        cv2.line(board, (0, line), (449, line), 0, 3)
-    assert (cut_cells(board, 0.12) == 255).all()
-    assert (cut_cells(board, 0)[:, 0] < 128).all()
-
-
 def augmented(pixels, **strength):
     cells = normalize(torch.from_numpy(pixels)[:, None])
     return augment(cells, *draw_augmentation(len(cells), torch.Generator().manual_seed(0), **strength))
@@ -134,20 +124,6 @@ def test_augmentation_leaves_a_fraction_of_the_cells_unchanged():
     change = (x - normalize(torch.from_numpy(pixels)[:, None])).abs().amax((1, 2, 3))
     assert (change < 1e-3).float().mean().item() == pytest.approx(0.2, abs=0.04)
     assert ((change < 1e-3) | (change > 0.1)).all()
-
-
-def test_score_counts_cells_digits_and_boards():
-    boards = np.array(["000000_cam"] * 81 + ["000001_cam"] * 81 + ["odd"])
-    labels = np.zeros(163, np.int64)
-    labels[:10] = 5
-    predictions = labels.copy()
-    predictions[[0, 1, 50]] = [3, 0, 7]  # two digits and a blank, all on the first board
-    predictions[-1] = 9  # belongs to no whole board
-    cells = Cells(np.zeros((163, 28, 28), np.uint8), labels, boards, np.arange(163) % 81)
-    assert score(cells, predictions) == {
-        "cells": 163, "wrong_cells": 4, "digits": 10, "wrong_digits": 2, "blanks": 153, "wrong_blanks": 2,
-        "boards": 2, "wrong_boards": 1,
-    }  # fmt: skip
 
 
 def page(name, digits, seed):

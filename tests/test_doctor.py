@@ -4,9 +4,9 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 from conftest import ROOT, run
@@ -36,12 +36,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "SYSTEM", tmp_path / "root")
 
-    def pretend(architecture: str = "aarch64", **files: str) -> None:
+    def pretend(architecture: str = "aarch64", files: Mapping[str, str] = MappingProxyType({})) -> None:
         monkeypatch.setattr(doctor.platform, "machine", lambda: architecture)
         for name, text in files.items():
-            path = tmp_path / "root/proc" / name
+            path = tmp_path / "root" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text and f"{text}\n")
 
     pretend()
     return pretend
@@ -60,7 +60,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     ],
 )
 def test_processor_must_have_the_instructions_of_the_wheels(machine, architecture, cpuinfo, versions, status, words):
-    machine(architecture, cpuinfo=cpuinfo)
+    machine(architecture, {"proc/cpuinfo": cpuinfo})
     expect(doctor.check_processor(versions), status, words)
 
 
@@ -116,10 +116,7 @@ def test_system_and_settings_are_judged(machine, monkeypatch, changes, name, sta
     ],
 )
 def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, files, limits):
-    for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{name}": files[name] for name in files}}.items():
-        path = tmp_path / "root" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text and f"{text}\n")
+    machine(files={"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{name}": files[name] for name in files}})
     assert digitnet_machine.container_limits(tmp_path / "root") == UNLIMITED | limits
 
 
@@ -140,7 +137,8 @@ def test_container_limits_of_both_versions_are_read(machine, tmp_path, cgroup, f
 def test_memory_is_the_smaller_of_machine_and_container(machine, monkeypatch, total, free, swap, limits, status, words):
     monkeypatch.setattr(doctor, "container_limits", lambda _: UNLIMITED | limits)
     sizes = {"MemTotal": total, "MemFree": 0, "MemAvailable": free, "SwapTotal": swap, "SwapFree": swap}
-    machine(meminfo="".join(f"{name}:  {int(size * 1e9 / 1024)} kB\n" for name, size in sizes.items()))
+    lines = [f"{name}:  {int(size * 1e9 / 1024)} kB" for name, size in sizes.items()]
+    machine(files={"proc/meminfo": "\n".join(lines)})
     expect(dict(doctor.check_room(True))["memory"], status, words)
 
 

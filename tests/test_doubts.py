@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pages.puzzles import SearchLimitError, solutions
+from pages.puzzles import SearchLimitError, draw_puzzle, solutions
 from pages.tutorial import draw_page
 from reading import cells
 from reading.board import SUSPECT, VERIFIED, read_board
@@ -18,11 +18,21 @@ STEP = 75  # pixels of a cell of the chapter's page
 
 
 @pytest.fixture(scope="module")
-def print_of(full_puzzle):
+def puzzle():
+    """The digits of a puzzle, 33 or more, so that the others do without some, and its solution; int [81]."""
+    rng = np.random.default_rng(11)
+    while (drawn := draw_puzzle(rng)).count("0") > 48:
+        pass
+    digits = np.array([int(digit) for digit in drawn])
+    return digits, np.array(next(solutions({cell: int(digit) for cell, digit in enumerate(digits) if digit})))
+
+
+@pytest.fixture(scope="module")
+def print_of(puzzle):
     """A print, its board, its digits, and a cell whose digit the others do without."""
-    digits = np.array([int(digit) for digit in full_puzzle])
+    digits, _ = puzzle
     spare = next(cell for cell in np.flatnonzero(digits) if Rules().is_unique(digits, cell, 0))
-    page, corners = draw_page(full_puzzle, "Rubik")
+    page, corners = draw_page("".join(map(str, digits)), "Rubik")
     return cv2.GaussianBlur(page, (3, 3), 0), Board(corners.astype(np.float32)), digits, int(spare)
 
 
@@ -152,23 +162,15 @@ def test_a_digit_that_one_of_two_photos_lacks_is_doubted(session, print_of):
         assert (spare,) in [reason.cells for reason in combine_readings(readings).reasons]
 
 
-def test_a_photo_of_another_board_is_left_out(session, print_of, full_puzzle):
-    page, board, _, spare = print_of
-    moved = "".join(str((int(digit) % 9) + 1 if digit != "0" else 0) for digit in full_puzzle)
+def test_a_photo_of_another_board_is_left_out(session, print_of):
+    page, board, digits, spare = print_of
+    moved = "".join(str(digit % 9 + 1 if digit else 0) for digit in digits)
     one, two = read_board(session, page, board), read_board(session, with_glare(page, board, spare), board)
     other = read_board(session, draw_page(moved, "Rubik")[0], board)
     nothing = read_board(session, np.full((300, 300), 255, np.uint8))
     causes = choose_photos([other, one, nothing, two])
     assert causes[0] == "another board" and "no 9x9 grid" in causes[2] and causes[1] == causes[3] == ""
     assert choose_photos([nothing]) == [""]
-
-
-@pytest.fixture(scope="module")
-def puzzle(full_puzzle):
-    """The digits of a puzzle, some of them redundant, and its solution; int [81]."""
-    digits = np.array([int(digit) for digit in full_puzzle])
-    solution = next(solutions({cell: int(digit) for cell, digit in enumerate(digits) if digit}))
-    return digits, np.array(solution)
 
 
 def judged(digits, others=None, sure=0.9):

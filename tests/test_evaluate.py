@@ -10,7 +10,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, call, draw_boards, run, slow, train_small
+from conftest import ROOT, call, draw_boards, make, run, slow, train_small
 
 from digitnet_boards import Page, load_boards, load_split, rectangle
 from digitnet_cli import UserError
@@ -113,16 +113,16 @@ def test_photos_are_counted_by_what_became_of_them():
 
 def test_cells_below_the_threshold_count_as_blank():
     cells = [(5, 5, 0.99), (5, 5, 0.6), (0, 7, 0.6), (0, 7, 0.7), (3, 8, 0.97), (3, 8, 0.3), (3, 8, 1.0)]
-    labels, guesses, probabilities = np.array([*cells, *[(0, 0, 0.9)] * 155]).T
-    place = np.arange(162)
-    boards = Cells(np.zeros((162, 28, 28), np.uint8), labels.astype(int), (place // 81).astype(str), place % 81)
+    labels, guesses, probabilities = np.array([*cells, *[(0, 0, 0.9)] * 155, (0, 9, 0.9)]).T  # the last: of no board
+    place = np.arange(163)
+    boards = Cells(np.zeros((163, 28, 28), np.uint8), labels.astype(int), (place // 81).astype(str), place % 81)
     entry = describe_predictions(Predictions(boards, guesses.astype(int), probabilities.astype(np.float32)))
     rule, plain = entry["thresholded"], entry["best_class"]
-    assert (plain["wrong_digits"], plain["wrong_blanks"], plain["wrong_cells"], plain["wrong_boards"]) == (3, 2, 5, 1)
-    assert (rule["wrong_digits"], rule["wrong_blanks"], rule["wrong_cells"], rule["wrong_boards"]) == (4, 1, 5, 1)
-    assert rule["boards"] == 2
+    counts = {"cells": 163, "digits": 5, "blanks": 158, "boards": 2, "wrong_cells": 6, "wrong_boards": 1}
+    assert plain == counts | {"wrong_digits": 3, "wrong_blanks": 3}
+    assert rule == counts | {"wrong_digits": 4, "wrong_blanks": 2}
     table = np.array(entry["confusion_thresholded"])
-    assert table.sum() == 162 and (table[3, 8], table[3, 0], table[5, 0], table[5, 5], table[0, 7]) == (2, 1, 1, 1, 1)
+    assert table.sum() == 163 and (table[3, 8], table[3, 0], table[5, 0], table[5, 5], table[0, 7]) == (2, 1, 1, 1, 1)
     assert entry["worst_confusions"][0] == {"truth": 3, "guess": 8, "times": 2}
     confidence = entry["confidence"]
     assert (confidence["right_digits"], confidence["right_digits_below"]) == (2, 1)
@@ -161,8 +161,8 @@ def test_evaluation_needs_neither_pages_nor_real_boards_and_says_so(built, tmp_p
     (tmp_path / "data" / "val").symlink_to(built.data / "val")
     shutil.copy(built.out / "misread_photos.png", tmp_path / "out")  # of other photos, once
     shutil.copy(built.out / "sudoku_digitnet.onnx", tmp_path)
-    result = call("05_Evaluate.py", "--onnx", "sudoku_digitnet.onnx", "--out", "out", "--real", "real", cwd=tmp_path)
-    assert result.code == 0, result.err
+    options = ("--onnx", "sudoku_digitnet.onnx", "--out", "out", "--real", "real")
+    result = call("05_Evaluate.py", *options, cwd=tmp_path).ok()
     for words in (
         "skipping camera pages: no data/grids/val.csv\n",
         "skipping real boards: no real/labels.csv; `make real` makes them from a clone of https://",
@@ -179,7 +179,7 @@ def test_evaluation_needs_neither_pages_nor_real_boards_and_says_so(built, tmp_p
 def test_a_badly_trained_model_fails_the_check_in_one_line(built):
     falls_short = re.findall("^falls short: (.*)", built.result.out, re.MULTILINE)  # make itself goes on
     assert "of the validation cells are right, not 99.28 %" in falls_short[0] and "camera pages" in falls_short[1]
-    result = built.make("check")
+    result = make(built.folder, "check")
     assert result.code == 2 and "Traceback" not in result.err
     (line,) = [line for line in result.err.splitlines() if line.startswith("05_Evaluate.py: ")]
     assert f"falls short: {'; '.join(falls_short)}: train on more puzzles, longer, or another seed" in line
@@ -209,7 +209,7 @@ def test_even_a_small_photo_training_reads_photos(tmp_path, train, val, epochs, 
     train_small(tmp_path, drawing, ("--model", "digitnetv2", "--epochs", epochs, "--batch-size", batch))
     model = tmp_path / "artifacts" / "sudoku_digitnet.onnx"
     options = ["--onnx", model, "--data", tmp_path / "data", "--out", tmp_path / "out", "--real", tmp_path / "real"]
-    assert call("05_Evaluate.py", *options).code == 0
+    call("05_Evaluate.py", *options).ok()
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     counts, photos = report["sets"]["real boards"]["thresholded"], report["photos"]["all"]
     assert 100 * (1 - counts["wrong_digits"] / counts["digits"]) >= least, counts

@@ -14,7 +14,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import pytest
-from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, call, run, slow
+from conftest import PYTHON, ROOT, TORCHRUN, WITHOUT_MAKE, call, make, run, slow
 
 from digitnet_boards import load_split
 from digitnet_cli import UserError
@@ -33,8 +33,8 @@ def start(name, *arguments, launcher=(PYTHON,)):
     return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def descendants(parent):
-    """Return the ids of the processes that `parent` started, directly or not."""
+def family(parent):
+    """Return the ids of `parent` and of the processes that it started, directly or not."""
     children = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
@@ -42,21 +42,19 @@ def descendants(parent):
     found = [parent]
     for process in found:
         found += children.get(process, [])
-    return found[1:]
+    return found
 
 
 def stop_after(process, characters, number, words=b""):
-    """Signal the process and its descendants when so much, and `words`, has been printed; else let it end.
+    """Signal the process and those that it started when so much, and `words`, has been printed; else let it end.
 
     Returns its exit code and output.
     """
     seen = b""
     while (len(seen) < characters or words not in seen) and (more := os.read(process.stdout.fileno(), 64)):
         seen += more
-    started = descendants(process.pid)
-    process.send_signal(number)
-    for pid in started:
-        with contextlib.suppress(ProcessLookupError):  # it ended with its parent
+    for pid in family(process.pid):
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(pid, number)
     seen += process.stdout.read()
     return process.wait(), seen.decode(errors="replace")
@@ -159,7 +157,7 @@ def test_make_continues_training_after_a_kill(chain, uninterrupted):
     command = ["make", "train", *settings, "BATCH=64", "THREADS=1", "TRAIN=3", "VAL=2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=WITHOUT_MAKE)
     stop_after(process, 0, signal.SIGKILL, b"epoch 2/")
-    result = chain.make("train", f"EPOCHS={EPOCHS}")
+    result = make(chain.folder, "train", f"EPOCHS={EPOCHS}")
     assert result.code == 0 and f"continues after epoch 1 of {EPOCHS}" in result.out, result.err
     assert (chain.out / "digitnet_best.pth").read_bytes() == weights
 
@@ -167,8 +165,7 @@ def test_make_continues_training_after_a_kill(chain, uninterrupted):
 @slow
 def test_killed_processes_resume_to_the_same_weights(built, tmp_path):
     """All of torchrun's processes at once, as in a power cut."""
-    whole = run(*TORCHRUN, ROOT / "03_Training.py", *options(built, tmp_path / "whole"))
-    assert whole.code == 0, whole.err
+    run(*TORCHRUN, ROOT / "03_Training.py", *options(built, tmp_path / "whole")).ok()
     killed = options(built, tmp_path / "killed")
     stop_after(start("03_Training.py", *killed, launcher=TORCHRUN), 0, signal.SIGKILL, b"epoch 2/")
     assert not (tmp_path / "killed" / "digitnet_best.pth").exists()
@@ -218,7 +215,7 @@ def cells_of(folder):
 
 def test_preparing_data_killed_at_every_change_and_at_random_leaves_no_half_set(tmp_path, request, count):
     for seed in (3, 2):  # whose puzzles have all nine digits
-        assert call("02_PrepareData.py", *prepare(tmp_path / f"whole{seed}", seed)).code == 0
+        call("02_PrepareData.py", *prepare(tmp_path / f"whole{seed}", seed)).ok()
     old, new = (cells_of(tmp_path / f"whole{seed}") for seed in (3, 2))
     assert old and new and old != new
     rng, outcomes = np.random.default_rng(0), {"old": 0, "new": 0, "refused": 0}

@@ -72,16 +72,11 @@ def test_every_mutant_is_refused_or_explained(trained, tmp_path, count):
     assert accepted == set(EQUIVALENT)
 
 
-def pretrained_network() -> torch.nn.Module:
-    """The pretrained file's network in PyTorch, BatchNorm folded as in the file."""
-    network = fold_batchnorm(NETWORKS["digitnetv2"]())
+def test_every_mutant_of_digitnetv2_is_refused(trained, tmp_path, count):
+    network = fold_batchnorm(NETWORKS["digitnetv2"]())  # as in the file
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(PRETRAINED).graph.initializer}
     network.load_state_dict({name: torch.from_numpy(tensors[name].copy()) for name in network.state_dict()})
-    return network
-
-
-def test_every_mutant_of_digitnetv2_is_refused(trained, tmp_path, count):
-    subject = Subject(pretrained_network(), PRETRAINED, trained.data, tmp_path / "mutant.onnx")
+    subject = Subject(network, PRETRAINED, trained.data, tmp_path / "mutant.onnx")
     mutants = digitnetv2_mutants(subject.original)
     accepted = subject.accepted(mutants)
     count(f"mutants of DigitNetV2: {len(mutants)} made, {len(mutants) - len(accepted)} refused")

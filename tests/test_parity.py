@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -100,19 +101,15 @@ def test_parity_fails_on_a_broken_model_and_prints_every_reason(exported, check)
 def test_parity_attributes_a_mismatch_to_the_guilty_stage(built, culprit):
     """Move the answers of one stage by 0.01; fake sessions allow it for each stage."""
 
-    class Session:
-        def __init__(self, moved):
-            self.moved = np.float32(0.01 * moved)
-
-        def run(self, outputs, inputs):
-            return [real.run(outputs, inputs)[0] + self.moved]
+    def session(moved):
+        return SimpleNamespace(run=lambda *given: [real.run(*given)[0] + np.float32(0.01 * moved)])
 
     real = open_session(built.out / "sudoku_digitnet.onnx")
     model = load_model(built.out / "digitnet_best.pth")
     reference = compute_reference(model, "edges", edge_inputs())
     if culprit == "PyTorch":
         reference = reference._replace(logits=reference.logits + np.float32(0.01))
-    sessions = Session(culprit == "exporter"), Session(culprit in ("exporter", "optimizer"))
+    sessions = session(culprit == "exporter"), session(culprit in ("exporter", "optimizer"))
     failures, _ = compare(reference, *sessions, Limits(1e-4, 1e-3))
     words = {"PyTorch": "PyTorch's own float32", "exporter": "exported graph", "optimizer": "graph optimizer"}
     assert len(failures) == (culprit != "nobody")
@@ -139,7 +136,7 @@ def test_a_lower_limit_makes_parity_fail(built, check, tmp_path, limit, words, o
 def test_a_model_in_a_folder_that_is_not_utf_8_is_written_read_and_named(exported, tmp_path):
     folder = exported.out.rename(tmp_path / os.fsdecode(b"f\xfcr"))
     before = (folder / "sudoku_digitnet.onnx").read_bytes()
-    assert call("03_Training.py", "--export-only", "--out", folder).code == 0
+    call("03_Training.py", "--export-only", "--out", folder).ok()
     assert (folder / "sudoku_digitnet.onnx").read_bytes() == before
 
 
@@ -187,8 +184,7 @@ sys.argv = ["04_Parity.py", *sys.argv[2:]]
 runpy.run_path(sys.path[0] + "/04_Parity.py", run_name="__main__")
 """
     files = ("--onnx", built.out / "sudoku_digitnet.onnx", "--golden", built.out / "golden.npz")
-    result = run(sys.executable, "-c", guard, ROOT, *files, "--report", tmp_path / "report.json")
-    assert result.code == 0, result.err
+    result = run(sys.executable, "-c", guard, ROOT, *files, "--report", tmp_path / "report.json").ok()
     assert result.out.splitlines()[-1].startswith("parity passed: ")
     assert json.loads((tmp_path / "report.json").read_text())["passed"]
 

@@ -42,8 +42,7 @@ def test_solver_solves_a_published_17_clue_puzzle():
 
 def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, snapshot):
     for name, workers in (("one", 1), ("three", 3)):
-        result = call("02_PrepareData.py", *SMALL, "--seed", 7, "--workers", workers, "--out", tmp_path / name)
-        assert result.code == 0, result.err
+        call("02_PrepareData.py", *SMALL, "--seed", 7, "--workers", workers, "--out", tmp_path / name).ok()
     files = {name: snapshot(tmp_path / name) for name in ("one", "three")}
     for name in files:
         assert files[name].pop("prepared.json")  # holds the date and the number of workers
@@ -52,8 +51,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, sna
     # of two folders of pages and of two of boards; the marker.
     assert len(files["one"]) == 5 * 2 * 82 + (6 + 6 * 2 + 3) + 4 + 1
 
-    result = call("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one")
-    assert result.code == 0, result.err
+    call("02_PrepareData.py", *SMALL, "--seed", 8, "--out", tmp_path / "one").ok()
     other = snapshot(tmp_path / "one")
     assert other.keys() != files["one"].keys()  # other digits at other places
     assert len(list((tmp_path / "one" / "train").rglob("*.png"))) == 3 * 2 * 81  # replaced, not added to
@@ -66,8 +64,7 @@ def test_data_of_an_earlier_version_are_drawn_anew(tmp_path):
     for file in (cell, tmp_path / ".made-by-02_PrepareData.py"):
         file.touch()
     (tmp_path / "prepared.json").write_text('{"cells": {}}')
-    result = call(*DRAW, tmp_path)
-    assert result.code == 0, result.err
+    result = call(*DRAW, tmp_path).ok()
     assert f"{tmp_path} was drawn by an earlier version: drawing it anew\n" in result.out
     assert not cell.parent.parent.exists() and len(load_split(tmp_path, "calibration").labels) == 81
 
@@ -99,8 +96,7 @@ def test_labels_places_and_crop_margins_are_right(built):
 def test_own_puzzles_are_used(tmp_path):
     own = [draw_puzzle(np.random.default_rng(seed)) for seed in range(5)]
     (tmp_path / "own.txt").write_text("\n".join(p.replace("0", ".") for p in own) + "\n\n" + own[0] + "\n")
-    result = call("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data")
-    assert result.code == 0, result.err
+    call("02_PrepareData.py", *SMALL, "--puzzles", tmp_path / "own.txt", "--out", tmp_path / "data").ok()
     pages = {split: read_pages(tmp_path / "data" / "grids" / f"{split}.csv") for split in ("train", "val")}
     assert {page.givens for page in [*pages["train"], *pages["val"]]} == set(own)
 

@@ -35,6 +35,10 @@ def photos(tmp_path_factory):
     cv2.imwrite(str(folder / "colour.jpg"), cv2.merge([page] * 3))
     cv2.imwrite(str(folder / "white.png"), np.full((300, 300), 255, np.uint8))
     cv2.imwrite(str(folder / "tiny.png"), page[::40, ::40])
+    (folder / "folder").mkdir()
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.png").touch()
+    (folder / "huge.png").write_bytes(png(b"\x08\x00", b"", side=50_000))
     cell = next(c for c in range(81) if puzzle[c] == "0")
     given = next(c for c in range(81) if puzzle[c] != "0" and c // 9 == cell // 9)
     (x, y), (u, v) = (np.rint(corners[0] + 75 * np.array([c % 9, c // 9])).astype(int) + 4 for c in (cell, given))
@@ -112,7 +116,6 @@ def test_a_board_is_read_where_the_user_says_it_is(photos, tmp_path):
 
 def test_several_photos_of_one_board_give_one_result(photos):
     folder, puzzle, _, _ = photos
-    (folder / "text.jpg").write_text("no picture")
     result = read("turned90.png", "text.jpg", "turned0.png", "white.png", "--same", "--json", cwd=folder)
     reading = json.loads(result.out)
     assert result.code == 0 and reading["photo"] == "turned90.png" and reading["digits"] == puzzle
@@ -145,10 +148,6 @@ CORNERS = "--corners: give x y of the four corners, clockwise, each inside the p
 )
 def test_a_mistake_is_reported_in_one_line(photos, options, code, words):
     folder, _, _, _ = photos
-    (folder / "folder").mkdir(exist_ok=True)
-    (folder / "text.jpg").write_text("no picture")
-    (folder / "empty.png").write_bytes(b"")
-    (folder / "huge.png").write_bytes(png(b"\x08\x00", b"", side=50_000))
     result = read(*options, cwd=folder)
     assert result.code == code and words in result.err and len(result.err.splitlines()) == 1
     assert not (folder / "out.png").exists()
@@ -158,7 +157,6 @@ def test_unreadable_photos_do_not_stop_the_others_and_are_no_secret(photos):
     folder, puzzle, _, _ = photos
     result = read("nowhere.jpg", "turned0.png", "white.png", "repeated.png", cwd=folder)
     assert result.code == 1 and puzzle in result.out and len(result.err.splitlines()) == 1
-    (folder / "text.jpg").write_text("no picture")
     for names in (["text.jpg"], ["white.png", "nowhere.jpg"], ["turned0.png", "text.jpg", "white.png"]):
         result = read(*names, "--json", cwd=folder)
         lines = [json.loads(line) for line in result.out.splitlines()]

@@ -42,10 +42,7 @@ NOT_RUN = {
     r"sudo apt |cd sudoku": "are about the reader's own machine",
     r"make TORCH_INDEX=|\S*pip install |python3 -m venv ": "need the network; the copy has .venv and .venv-check",
 }
-SLOW = (
-    r"make bench|\S+/python bench/|\S+ 03_Training.py --epochs"
-    r"|make (VENV=|EPOCHS=|PROFILE=|PUZZLES=|OUT=|DATA=|-j2|train)"
-)
+SLOW = r"make (bench|VENV=|EPOCHS=|PROFILE=|PUZZLES=|OUT=|DATA=|-j2|train)|\S+/python bench/|\S+ 03_\S+ --epochs"
 FAILS = {"make check": "falls short"}  # after so little training
 LAST = "rm -rf .venv"  # no command runs after it
 

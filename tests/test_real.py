@@ -64,8 +64,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def real(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "out"
-    result = call("tools/real.py", dataset[0], "--out", folder)
-    assert result.code == 0, result.err
+    result = call("tools/real.py", dataset[0], "--out", folder).ok()
     return folder, result
 
 
@@ -143,14 +142,13 @@ def test_make_real_asks_for_the_clone_and_make_clean_keeps_what_it_makes(dataset
         shutil.copy(ROOT / path, tmp_path / path)
     result = run("make", "real", "VENV=", cwd=tmp_path)
     assert result.code == 2 and "make real needs DATASET=" in result.err and not (tmp_path / "data").exists()
-    result = run("make", "real", f"DATASET={dataset[0]}", f"PYTHON={PYTHON}", cwd=tmp_path)
-    assert result.code == 0, result.err
+    result = run("make", "real", f"DATASET={dataset[0]}", f"PYTHON={PYTHON}", cwd=tmp_path).ok()
     made = snapshot(tmp_path / "data" / "real")
     assert len(made) == 5 + 5 + 3
     for profile in ("tutorial", "photo"):
         data = tmp_path / ("data" if profile == "tutorial" else "data/photo")
         (data / "train").mkdir(parents=True)
         (data / ".made-by-02_PrepareData.py").touch()
-        assert run("make", "clean", f"PROFILE={profile}", cwd=tmp_path).code == 0
+        run("make", "clean", f"PROFILE={profile}", cwd=tmp_path).ok()
         assert not (data / "train").exists()
     assert snapshot(tmp_path / "data" / "real") == made

@@ -71,19 +71,20 @@ def test_every_file_imports_from_lower_layers_alone():
         assert not [file for file in imported_by(script, graph) if file.startswith("reading/")]
 
 
-@pytest.mark.parametrize(
-    ("line", "file"),
-    [
-        ("import digitnet_data", "digitnet_data.py"),
-        ("import digitnet_data as data", "digitnet_data.py"),
-        ("from digitnet_data import Cells", "digitnet_data.py"),
-        ("from pages import effects", "pages/effects.py"),
-        ("import pages.effects as marks", "pages/effects.py"),
-        ("def draw():\n    from pages.effects import curl", "pages/effects.py"),
-        ("from tools import real", "tools/real.py"),
-    ],
-)
-def test_an_upward_import_is_found_in_any_form(tmp_path, line, file):
+UPWARD = {
+    "import digitnet_data": "digitnet_data.py",
+    "import digitnet_data as data": "digitnet_data.py",
+    "from digitnet_data import Cells": "digitnet_data.py",
+    "from pages import effects": "pages/effects.py",
+    "import pages.effects as marks": "pages/effects.py",
+    "def draw():\n    from pages.effects import curl": "pages/effects.py",
+    "from tools import real": "tools/real.py",
+}
+
+
+@pytest.mark.parametrize("line", UPWARD)
+def test_an_upward_import_is_found_in_any_form(tmp_path, line):
+    file = UPWARD[line]
     for name in ("digitnet_cli.py", file, "pages/pens.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("import digitnet_cli\n")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT, TORCHRUN, call, run
+from conftest import ROOT, TORCHRUN, call, make, run
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells, normalize
@@ -40,10 +40,9 @@ def trained(folder):
 
 def test_two_processes_train_as_two_threads(built, tmp_path):
     options = ("--data", built.data, *OPTIONS, "--out")
-    result = run(*TORCHRUN, ROOT / "03_Training.py", *options, tmp_path / "processes")
-    assert result.code == 0, result.err
+    result = run(*TORCHRUN, ROOT / "03_Training.py", *options, tmp_path / "processes").ok()
     assert result.out.count("val acc: 0.") == 3  # two epochs and the best: only the first process speaks
-    assert call("03_Training.py", *options, tmp_path / "threads", "--threads", 2).code == 0
+    call("03_Training.py", *options, tmp_path / "threads", "--threads", 2).ok()
     (epochs, weights), (expected, in_threads) = trained(tmp_path / "processes"), trained(tmp_path / "threads")
     assert [e["train_loss"] for e in epochs] == pytest.approx([e["train_loss"] for e in expected], rel=1e-4)
     assert epochs[1]["val"]["loss"] == pytest.approx(expected[1]["val"]["loss"], rel=1e-3)
@@ -85,8 +84,7 @@ def test_too_small_a_share_and_other_cells_are_refused(monkeypatch):
 
 
 def test_make_nproc_trains_with_torchrun(built, tmp_path):
-    result = built.make("-n", "train", f"OUT={tmp_path}/out", "NPROC=2")
-    assert result.code == 0, result.err
+    result = make(built.folder, "-n", "train", f"OUT={tmp_path}/out", "NPROC=2").ok()
     assert "torch.distributed.run --standalone --nproc-per-node '2' 03_Training.py" in result.out
 
 
@@ -203,8 +201,8 @@ def test_bfloat16_trains_float32_weights(built, tmp_path):
     for name, part in (("train", "val"), ("val_boards", "calibration_boards")):
         (tmp_path / name).symlink_to(built.data / part)
     options = ("--data", tmp_path, *OPTIONS, "--out")
-    assert call("03_Training.py", *options, tmp_path / "plain").code == 0
-    assert call("03_Training.py", *options, tmp_path / "short", "--bf16").code == 0
+    call("03_Training.py", *options, tmp_path / "plain").ok()
+    call("03_Training.py", *options, tmp_path / "short", "--bf16").ok()
     (plain, _), (epochs, weights) = trained(tmp_path / "plain"), trained(tmp_path / "short")
     assert all(value.dtype == torch.float32 for value in weights.values())
     assert epochs[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=0.05)
