@@ -106,21 +106,23 @@ def test_rectify_and_cut_find_each_cell_at_its_place():
         assert (cells == np.arange(81)[:, None, None]).all()
 
 
-def augmented(pixels, **strength):
+def augmented(pixels, seed, **strength):
     cells = normalize(torch.from_numpy(pixels)[:, None])
-    return augment(cells, *draw_augmentation(len(cells), torch.Generator().manual_seed(0), **strength))
+    return augment(cells, *draw_augmentation(len(cells), torch.Generator().manual_seed(seed), **strength))
 
 
 def test_augmentation_leaves_white_paper_white():
     strength = dict(degrees=20, translate=0.2, scale=0.3, shear=0.1, blur_probability=0.5, unchanged=0.1)
-    x = augmented(np.full((64, 28, 28), 255, np.uint8), **strength)
+    x = augmented(np.full((64, 28, 28), 255, np.uint8), 0, **strength)
     assert x.shape == (64, 1, 28, 28)
     torch.testing.assert_close(x, torch.ones_like(x))  # a constant fill would leave grey wedges
 
 
-def test_augmentation_leaves_a_fraction_of_the_cells_unchanged():
+def test_augmentation_repeats_with_the_seed_and_leaves_a_fraction_of_the_cells_unchanged():
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 28, 28), np.uint8)
-    x = augmented(pixels, degrees=5, translate=0.1, scale=0.25, shear=0.1, blur_probability=0.3, unchanged=0.2)
+    strength = dict(degrees=5, translate=0.1, scale=0.25, shear=0.1, blur_probability=0.3, unchanged=0.2)
+    x, same, other = (augmented(pixels, seed, **strength) for seed in (0, 0, 1))
+    assert torch.equal(x, same) and not torch.equal(x, other)
     change = (x - normalize(torch.from_numpy(pixels)[:, None])).abs().amax((1, 2, 3))
     assert (change < 1e-3).float().mean().item() == pytest.approx(0.2, abs=0.04)
     assert ((change < 1e-3) | (change > 0.1)).all()
