@@ -62,9 +62,7 @@ def insert_after_all(model, kind, *more, **attributes):
 def bypass(model, node):
     """Remove `node`: consumers of its output read its input."""
     for other in model.graph.node:
-        for i, name in enumerate(other.input):
-            if name == node.output[0]:
-                other.input[i] = node.input[0]
+        other.input[:] = [node.input[0] if name == node.output[0] else name for name in other.input]
     model.graph.node.remove(node)
 
 
@@ -72,9 +70,7 @@ def rename(model, values, new):
     old = values[0].name
     for node in model.graph.node:
         for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                if name == old:
-                    names[i] = new
+            names[:] = [new if name == old else name for name in names]
     values[0].name = new
 
 

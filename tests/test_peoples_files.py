@@ -118,10 +118,7 @@ def test_a_file_of_many_lines_is_read_line_by_line(tmp_path):
     assert peak < (tmp_path / "my.txt").stat().st_size / 2
 
 
-@pytest.mark.parametrize(
-    "text",
-    [PUZZLES[0][:80], PUZZLES[0] + "0", "x" + PUZZLES[0][1:-1] + "0", grid()[:-10], LINES.replace("0", "O")[:70]],
-)
+@pytest.mark.parametrize("text", [PUZZLES[0] + "0", grid()[:-10], LINES.replace("0", "O")[:70]])  # see bad_input.py
 def test_puzzles_that_are_not_certain_are_refused(tmp_path, text):
     (tmp_path / "my.txt").write_text(text)
     with pytest.raises(UserError, match=r"my\.txt"):
