@@ -174,12 +174,15 @@ def lay_on_white(image: np.ndarray | None) -> np.ndarray | None:
     """
     if image is None or image.shape[2:] != (4,) or image.dtype.kind != "u":
         return None
-    white, opacity = np.iinfo(image.dtype).max, cv2.extractChannel(image, 3)
-    if opacity.min() == white or opacity.max() == 0:
+    white = np.iinfo(image.dtype).max
+    if (opacity := image[..., 3]).min() == white or opacity.max() == 0:
         return None
-    ink = cv2.bitwise_not(cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY))
-    ink = cv2.multiply(ink, opacity, scale=1 / white)
-    return cv2.convertScaleAbs(cv2.bitwise_not(ink), alpha=255 / white)
+    seen = np.empty(image.shape[:2], np.uint8)
+    for y in range(len(image)):  # row by row, because float32 takes four times the memory
+        colour = image[y : y + 1].astype(np.float32) / white
+        ink = cv2.cvtColor(colour[..., :3], cv2.COLOR_BGR2GRAY) - 1
+        seen[y] = np.rint(255 + colour[..., 3] * 255 * ink)
+    return seen
 
 
 def label_boards(pixels: np.ndarray | Sequence[np.ndarray], givens: Sequence[str], names: Sequence[str]) -> Cells:
