@@ -33,6 +33,7 @@ MIN_CROSSINGS = 20  # of the 100: with fewer, the corners stay
 TRIES = 200  # of RANSAC: with half of the points wrong, one of 16 tries is right
 INLIER = 0.12  # largest error of an inlier crossing, in cells: as on bent paper
 LOOSE = 0.08  # distance from a smooth bend, in cells, at which a point counts half
+MAPPED = 10  # points of a bent cell's side that are mapped; the pixels between them are interpolated
 STIFFNESS = 0.03  # keeps the bend small where no line is visible
 CROSSINGS = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=2).reshape(-1, 2).astype(np.float32)
 # Both ends, x and y, of the middle three quarters of each cell's edges: upright, then level; [2, 9, 10, 2, 2].
@@ -109,13 +110,14 @@ def straighten(
         inner = rectangle(border * cell - 0.5, border * cell - 0.5, 9 * cell, 9 * cell)
         transform = cv2.getPerspectiveTransform(board.corners, inner)
         return cv2.warpPerspective(image, transform, (side, side), borderMode=beyond)
-    at = (np.arange(side, dtype=np.float32) + 0.5) / cell - border
+    at = (np.arange((9 + 2 * border) * MAPPED, dtype=np.float32) + 0.5) / MAPPED - border
     terms = powers(at)
     h = cv2.getPerspectiveTransform(rectangle(0, 0, 9, 9), board.corners).astype(np.float32)
     x, y, depth = (
         terms @ (board.bend @ h[k, :2]) @ terms.T + (h[k, 0] * at + (h[k, 1] * at[:, None] + h[k, 2])) for k in range(3)
     )
-    return cv2.remap(image, x / depth, y / depth, cv2.INTER_LINEAR, borderMode=beyond)
+    x, y = (cv2.resize(part / depth, (side, side)) for part in (x, y))
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=beyond)
 
 
 def noise_of(grey: np.ndarray) -> float:
