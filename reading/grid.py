@@ -12,7 +12,7 @@ BORDER = 1  # cells around the board that are examined with it
 LEAST_CONTRAST = 2.0  # grey levels between a line and its paper, without noise
 # --- the score of a place
 SCORE_CELL = 16  # pixels per cell for scoring: enough to distinguish a line from a digit
-EDGE_SEEN = 0.4, 0.8  # dark fraction of an edge: below the first no line, above the second a full line
+EDGE_SEEN = 0.5, 0.9  # dark fraction of an edge: below the first no line, above the second a full line
 BOX_INK = 0.1  # weight of the ink of box lines: small, it only decides between places one cell apart
 LINES_GO_ON = 0.2  # weight of lines that continue beyond one side: small, as text or a board may touch it
 LINES_GO_ON_TWICE = 0.3  # weight of those beyond a second side: larger, as in a part of a larger grid
@@ -153,13 +153,15 @@ class Pyramid:
 def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
     """Measure upright lines: how much darker each pixel is than both its sides, in grey levels; uint8 [2 * S, S].
 
+    A side is as light as its lightest pixel within reach, so that a digit darker than the line may stand beside it.
     Level lines follow below them, as upright ones of the transposed patch: together they take half the time.
     The first and the last line are compared with the inner side only, because beyond the board may be anything.
     """
     patch = np.concatenate([patch, patch.T])
     reach = cell // 5  # lines are narrower
     wide = cv2.copyMakeBorder(patch, 0, 0, reach, reach, cv2.BORDER_REPLICATE)
-    left, right = wide[:, : -2 * reach], wide[:, 2 * reach :]
+    wide = cv2.dilate(wide, np.ones((1, reach), np.uint8), anchor=(reach - 1, 0))
+    left, right = wide[:, reach - 1 : -reach - 1], wide[:, 2 * reach :]
     sides = np.minimum(left, right)
     half, first, last = cell // 2, BORDER * cell, (BORDER + 9) * cell
     sides[:, first - half : first + half] = right[:, first - half : first + half]
@@ -168,8 +170,8 @@ def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
 
 
 def along_edges(depth: np.ndarray, cell: int, reach: int = 4) -> np.ndarray:
-    """Average the depth of lines along an edge without its ends, at most `reach` / 2 pixels off; uint8 [2, 11, S]."""
-    middles = cv2.blur(depth, (1, 3 * cell // 4))[cell // 2 :: cell]
+    """Average the depth of lines along whole edges, longer than digits, `reach` / 2 pixels off; uint8 [2, 11, S]."""
+    middles = cv2.blur(depth, (1, cell))[cell // 2 :: cell]
     return cv2.dilate(middles, np.ones((1, reach), np.uint8), anchor=(reach // 2, 0)).reshape(2, -1, depth.shape[1])
 
 

@@ -114,6 +114,15 @@ def test_boxes_white_on_black_beside_black_on_white_are_read(session, seed):
     assert (read_board(session, take(page, rng, rng.uniform(30, 60))).digits == digits).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_lines_thinner_and_paler_than_digits_are_found_in_a_blurred_photo(session, seed):
+    rng = np.random.default_rng(seed)
+    digits = as_digits(draw_puzzle(rng))
+    digits = solve(digits) if seed % 2 else digits
+    page = draw(digits, rng, line=rng.uniform(150, 190), thin=1)
+    assert (read_board(session, take(page, rng, rng.uniform(32, 48), rng.uniform(1.5, 2))).digits == digits).all()
+
+
 @pytest.mark.parametrize("part", [0.4, 0.9])
 @pytest.mark.parametrize("turns, side", [(0, "top"), (1, "left"), (2, "bottom"), (3, "right")])
 def test_the_side_at_which_a_board_is_cut_off_is_the_reason(session, turns, side, part):
