@@ -32,7 +32,7 @@ MAX_PULLED = 3  # the best proposals of a mask that are refined
 FAR_WORSE = 0.5  # of the best score: a worse proposal, even refined, is the same board or none
 MIN_SCORE = 0.55  # of a board: more than the four box lines alone, which any 3 x 3 grid has
 ENOUGH = 0.65  # a score that ends the search: two thirds of a grid's lines, and none elsewhere
-BENT = 0.02  # least gain in score by a bend
+BENT = 0.01  # largest loss in score by a bend: the score hardly sees it, the places of the cells do
 LARGER = 1.5  # times the area at which another board replaces the one that scores best
 
 # --- reading -----------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def best_proposal(pyramid: Pyramid, mask: np.ndarray) -> Board | None:
             best = board
     beside = any(board.score > ENOUGH and is_beside(board, best) for board in found)
     bent = scored(grid.bend_lines(pyramid, best))
-    return (bent if bent.score > best.score + BENT else best)._replace(beside=beside)
+    return (bent if bent.score > best.score - BENT else best)._replace(beside=beside)
 
 
 def is_beside(board: Board, other: Board) -> bool:
