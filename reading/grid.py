@@ -159,9 +159,7 @@ def line_depth(patch: np.ndarray, cell: int) -> np.ndarray:
     """
     patch = np.concatenate([patch, patch.T])
     reach = cell // 5  # lines are narrower
-    wide = cv2.copyMakeBorder(patch, 0, 0, reach, reach, cv2.BORDER_REPLICATE)
-    wide = cv2.dilate(wide, np.ones((1, reach), np.uint8), anchor=(reach - 1, 0))
-    left, right = wide[:, reach - 1 : -reach - 1], wide[:, 2 * reach :]
+    left, right = (cv2.dilate(patch, np.ones((1, reach + 1), np.uint8), anchor=(at, 0)) for at in (reach, 0))
     sides = np.minimum(left, right)
     half, first, last = cell // 2, BORDER * cell, (BORDER + 9) * cell
     sides[:, first - half : first + half] = right[:, first - half : first + half]
