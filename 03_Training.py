@@ -26,12 +26,11 @@ from digitnet_machine import alone_in, available_cpus, keep_freed_memory, write_
 
 
 class Recipe(NamedTuple):
-    """Training settings of a network; options on the command line replace the first five."""
+    """Training settings of a network; options on the command line replace the first four."""
 
     epochs: int  # passes over as many cells as there are
     batch_size: int  # cells per step
     lr: float  # highest learning rate of the OneCycle schedule
-    label_smoothing: float  # keeps the logits small: with s, the target's probability is 1 - 0.9 s
     blank_fraction: float  # of the cells shown; the digits share the rest equally, but for 8
     eights: float  # times as often as another digit, 8 is shown
     warmup_fraction: float  # of the steps, in which the learning rate rises
@@ -46,7 +45,6 @@ RECIPES = {
         epochs=3,
         batch_size=256,
         lr=2e-2,
-        label_smoothing=0.0,
         blank_fraction=0.1,
         eights=2.0,  # at this size it differs from 5, 6 and blanks by little
         warmup_fraction=0.1,
@@ -58,7 +56,6 @@ RECIPES = {
         epochs=8,
         batch_size=256,
         lr=1e-2,
-        label_smoothing=0.0,
         blank_fraction=0.35,
         eights=1.0,
         warmup_fraction=0.1,
@@ -83,7 +80,6 @@ def parse_args() -> argparse.Namespace:
     add("--epochs", type=positive_int, metavar="N", help=f"passes over the cells {default('epochs')}")
     add("--batch-size", type=positive_int, metavar="N", help=f"cells per step {default('batch_size')}")
     add("--lr", type=positive_float, metavar="X", help=f"highest learning rate {default('lr')}")
-    add("--label-smoothing", type=fraction, metavar="X", help=f"see Recipe {default('label_smoothing')}")
     add("--blank-fraction", type=fraction, metavar="X", help=f"of the cells shown {default('blank_fraction')}")
     add("--seed", type=seed, default=0, help="of weights, order and augmentation")
     threads = min(available_cpus(), MAX_THREADS)
@@ -135,8 +131,7 @@ def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch
         x = training.augment(normalize(pixels[chosen]), affine, blurred)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             logits = network(x)
-        loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=args.label_smoothing, reduction="sum")
-        loss /= args.batch_size
+        loss = F.cross_entropy(logits.float(), labels[chosen], reduction="sum") / args.batch_size
         return loss.detach(), *torch.autograd.grad(loss, state.trained)
 
     networks = shares.networks(state.model.train())
@@ -169,7 +164,7 @@ def fit(
         epoch_start = time.perf_counter()
         loss = train_epoch(state, args, train_cells, epoch, shares)
         train_seconds = time.perf_counter() - epoch_start
-        val = training.evaluate(state.model, val_cells, args.label_smoothing)
+        val = training.evaluate(state.model, val_cells)
         if not math.isfinite(loss + val["loss"]):
             raise UserError(f"the loss is not finite in epoch {epoch}: no weights were written; try a lower --lr")
         seconds = time.perf_counter() - start

@@ -254,10 +254,10 @@ class Shares:
             os._exit(0)
 
 
-def evaluate(model: nn.Module, cells: Cells, label_smoothing: float) -> dict:
+def evaluate(model: nn.Module, cells: Cells) -> dict:
     """Return the loss of `model` on `cells`, and its error counts (see score)."""
     logits = logits_of(model, cells.pixels[:, None])
-    loss = F.cross_entropy(logits, torch.from_numpy(cells.labels), label_smoothing=label_smoothing)
+    loss = F.cross_entropy(logits, torch.from_numpy(cells.labels))
     return {"loss": loss.item(), **score(cells, logits.argmax(1).numpy())}
 
 
