@@ -31,8 +31,8 @@ class Recipe(NamedTuple):
     epochs: int  # passes over as many cells as there are
     batch_size: int  # cells per step
     lr: float  # highest learning rate of the OneCycle schedule
-    blank_fraction: float  # of the cells shown; the digits share the rest equally, but for 8
-    eights: float  # times as often as another digit, 8 is shown
+    blank_fraction: float  # of the cells shown; the digits share the rest equally, except for 8
+    eights: float  # 8 is shown this many times as often as another digit
     warmup_fraction: float  # of the steps, in which the learning rate rises
     weight_decay: float
     augmentation: dict[str, float]  # see draw_augmentation
@@ -46,7 +46,7 @@ RECIPES = {
         batch_size=256,
         lr=2e-2,
         blank_fraction=0.1,
-        eights=2.0,  # at this size it differs from 5, 6 and blanks by little
+        eights=2.0,  # a small 8 is what the network misreads most, as 5, 6 or blank
         warmup_fraction=0.1,
         weight_decay=1e-4,
         augmentation=dict(degrees=8, translate=0.13, scale=0.3, shear=0.0, blur_probability=0.2, unchanged=0.2),
