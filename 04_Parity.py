@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import digitnet_parity as parity
-from digitnet_machine import keep_freed_memory, sha256, write_file, write_json, write_text
+from digitnet_machine import sha256, write_file, write_json, write_text
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import Limits, Reference
 from digitnet_scores import describe_run
@@ -153,7 +153,6 @@ def main(args: argparse.Namespace) -> None:
     keep_inputs([*written, args.write_golden], [args.onnx, args.weights, args.golden])
     for old in written:
         old.unlink(missing_ok=True)  # an earlier verdict must not remain if this check fails to run
-    keep_freed_memory()
     limits = Limits(args.max_mae, args.max_abs)
     failures, report = (check_on_any_machine if args.golden else check_beside_pytorch)(args, limits)
     summary = summarize(failures, report["measured"])

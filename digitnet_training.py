@@ -116,14 +116,17 @@ def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> 
 
 def logits_of(model: nn.Module, inputs: np.ndarray, batch: int = EVALUATION_BATCH) -> torch.Tensor:
     """Return the logits [N, 10] of cells [N, 1, 28, 28], uint8 or normalized, in the type of the model's weights."""
-    dtype = next(model.parameters()).dtype
+    logits = torch.empty(len(inputs), NUM_CLASSES, dtype=next(model.parameters()).dtype)
 
-    def answer(part: torch.Tensor) -> torch.Tensor:
+    def answer(start: int) -> None:  # into one tensor: small results between large buffers would fragment the heap
+        part = torch.from_numpy(inputs[start : start + batch])
+        part = normalize(part) if part.dtype == torch.uint8 else part
         with torch.no_grad():  # holds for the thread that it is called in
-            return model((normalize(part) if part.dtype == torch.uint8 else part).to(dtype))
+            logits[start : start + batch] = model(part.to(logits.dtype))
 
     model.eval()
-    return torch.cat(side_by_side(answer, torch.from_numpy(inputs).split(batch)))
+    side_by_side(answer, range(0, len(inputs), batch))
+    return logits
 
 
 class TrainState:
