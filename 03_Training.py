@@ -63,7 +63,7 @@ RECIPES = {
         augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15, unchanged=0.0),
     ),
 }
-MAX_THREADS = 4  # by default, of the cores; with another number of threads, a training gives other weights
+MAX_THREADS = 4  # unless --threads asks for more; another number of threads gives other weights
 
 
 def parse_args() -> argparse.Namespace:

@@ -40,8 +40,8 @@ class UserError(Exception):
 def prepare_process() -> None:
     """Provide what packages expect of every process when they are imported, and report those that are missing."""
     sys.excepthook = report_missing_package
-    gc.set_threshold(100_000)  # torch makes a million objects; to look through them every 700 takes half a second
-    atexit.register(gc.freeze)  # and so does a last look
+    gc.set_threshold(100_000)  # torch makes a million objects; looking through them after every 700 takes half a second
+    atexit.register(gc.freeze)  # so does the last look, at exit
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by onnxruntime at its import; else it writes into HOME
     os.environ.setdefault("LOGNAME", str(os.getuid()))  # torch asks for the user's name, which a container may lack
     if sys.prefix != sys.base_prefix:  # a virtual environment's packages come before those of PYTHONPATH

@@ -31,9 +31,9 @@ EVALUATION_BATCH = 256  # cells; larger batches no longer fit the processor's ca
 def draw_epoch(
     labels: torch.Tensor, count: int, blank_fraction: float, eights: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """Draw the indices of an epoch's cells, int64 [count]: `blank_fraction` blank, all digits equally often.
+    """Draw the indices of an epoch's cells, int64 [count]: `blank_fraction` of them blank, the others digits.
 
-    8 alone is drawn `eights` times as often as another digit.
+    Every digit is equally likely, except that 8 is `eights` times as likely as another.
     """
     shares = torch.full((NUM_CLASSES,), (1 - blank_fraction) / (NUM_CLASSES - 2 + eights))
     shares[8] *= eights
