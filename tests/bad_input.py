@@ -153,7 +153,8 @@ CASES = {
     "image a link to itself": (
         replace_by(CELL, link_to(None)), TRAIN, 1, f"{CELL} cannot be read (Too many levels of symbolic links)"),
     "link to nothing": (replace_by(CELL, link_to("x")), TRAIN, 1, f"{CELL} cannot be read (No such file or directory)"),
-    "unreadable": (replace_by(CELL, link_to("/proc/self/mem")), TRAIN, 1, f"{CELL} cannot be read (Input/output"),
+    "unreadable": (
+        replace_by(CELL, link_to("/proc/self/mem")), TRAIN, 1, f"{CELL} cannot be read (Input/output error)"),
     # weights
     "no weights": (lambda: os.unlink(WEIGHTS), PARITY, 1, f"no weights {WEIGHTS}"),
     "no weights, to export": (
@@ -176,7 +177,8 @@ CASES = {
     "ONNX file truncated, golden": (cut(ONNX, 9000), GOLDEN, 1, f"{ONNX} is not an ONNX file"),
     "ONNX file of another network": (
         change_onnx(lambda m: rename(m, m.graph.input, "x")), EVALUATE, 1, f"{ONNX} has another input or output"),
-    "ONNX file with NaN": (change_onnx(lambda m: replace(m, *NAN)), PARITY, 1, "net.7.bias holds values that are not"),
+    "ONNX file with NaN": (
+        change_onnx(lambda m: replace(m, *NAN)), PARITY, 1, "net.7.bias holds values that are not finite"),
     "no golden": (lambda: os.unlink("artifacts/golden.npz"), GOLDEN, 1, "no golden vectors artifacts/golden.npz"),
     "golden vectors truncated": (cut("artifacts/golden.npz", 9000), GOLDEN, 1, "holds no golden vectors"),
     "golden asked both ways": (None, [*GOLDEN, "--write-golden", "x"], 2, "give one of them"),
@@ -206,7 +208,8 @@ CASES = {
         ("02_PrepareData.py", "--workers", "9999"), ("04_Parity.py", "--max-mae", "0"),
         ("04_Parity.py", "--max-abs", "nan"), ("05_Evaluate.py", "--draws", "0"),
     ]},
-    "huge batch": (None, [*TRAIN, "--batch-size", "99999999"], 1, "is too large for 10 cells: use at most 1024"),
+    "huge batch": (
+        None, [*TRAIN, "--batch-size", "99999999"], 1, "99999999 is too large for 10 cells: use at most 1024"),
     "batch of one": (None, [*TRAIN, "--batch-size", "1"], 1, "--batch-size 1 is too small for 1 threads: use 2"),
     "rate far too high": (None, [*TRAIN, "--lr", "1e30"], 1, "not finite in epoch 1: no weights were written"),
     # where an input would be replaced
