@@ -197,8 +197,7 @@ def ink_doubts(cells: CellReadings) -> list[Reason]:
     A digit in such a blank cell may be damaged.
     """
     guesses = cells.probabilities.argmax(axis=1)
-    inked = cells.ink.inked
-    unsure = (cells.digits == BLANK) & (inked | (cells.probabilities[:, BLANK] < POSSIBLE))
+    unsure = (cells.digits == BLANK) & (cells.ink.dark | (cells.probabilities[:, BLANK] < POSSIBLE))
     changed = (cells.digits != BLANK) & (cells.digits != guesses)
     named = (("ink in cells read as blank", unsure), ("the rules leave another digit than is seen", changed))
     found = [(text, tuple(np.flatnonzero(mask).tolist())) for text, mask in named]

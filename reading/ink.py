@@ -10,7 +10,8 @@ CELL = 50  # pixels of a straightened cell, as in training
 MIN_GIVENS = 17  # no Sudoku with fewer has one solution
 PALE = 0.4  # of the darkness of the board's digits: paler ink is the reverse page's
 SMALL = 0.5  # of the size of the board's digits: a smaller piece is a pencil mark or a speck
-SPECK = 0.4  # of the size of the board's digits: a larger piece may be the rest of a digit, a smaller one is a blot
+DARK = 0.6  # of the darkness of the board's digits: in a blank cell's middle, darker ink may be the rest of a digit
+SPECK = 0.005  # of the pixels of a cell's middle: so many may be darker
 THROUGH = 0.75  # of a cell: a longer piece is the rest of a grid line
 LINE = 0.16  # of a cell: so is a thinner piece at the crop's edge
 OUTSTANDING = 3.0  # times the contrast of three in four faint cells: a selected cell's pale digit, no texture
@@ -26,22 +27,18 @@ class Ink(NamedTuple):
     beside: np.ndarray  # bool [81]: marks are side by side
     stacked: np.ndarray  # bool [81]: or one above the other, which is side by side on a turned page
     raised: np.ndarray  # bool [81]: so pale that even_cells raised the contrast; what they show may be no digit
+    dark: np.ndarray  # bool [81]: as dark in the middle as digits are
 
     def turned(self, turn: int) -> "Ink":
         """Return the ink after `turn` quarter turns counterclockwise, as by numpy.rot90."""
         places = np.rot90(np.arange(81).reshape(9, 9), turn).ravel()
         beside, stacked = (self.stacked, self.beside) if turn % 2 else (self.beside, self.stacked)
-        return Ink(self.sizes[places], self.size, beside[places], stacked[places], self.raised[places])
+        return Ink(self.sizes[places], self.size, *(m[places] for m in (beside, stacked, self.raised, self.dark)))
 
     @property
     def digit_sized(self) -> np.ndarray:
         """Mask of the cells with a piece of ink as dark and as large as a digit; bool [81]."""
         return self.sizes > SMALL * self.size
-
-    @property
-    def inked(self) -> np.ndarray:
-        """Mask of the cells with a piece of ink that is larger than a speck; bool [81]."""
-        return self.sizes > SPECK * self.size
 
 
 def split_cells(page: np.ndarray, inset: int) -> np.ndarray:
@@ -100,16 +97,19 @@ def measure_ink(page: np.ndarray, raised: np.ndarray) -> Ink:
     cells = split_cells(page, CELL // 10)
     paper = np.maximum(levels(cells.reshape(81, -1), 0.6)[0], 1)
     darkest = 1 - levels(cells[:, 3:-3, 3:-3].reshape(81, -1), 0.03)[0] / paper
-    ink = (cells < ((1 - PALE * of_typical_digit(darkest)) * paper)[:, None, None]).astype(np.uint8)
-
+    typical = of_typical_digit(darkest)
+    ink = (cells < ((1 - PALE * typical) * paper)[:, None, None]).astype(np.uint8)
     side, pitch = cells.shape[1], cells.shape[1] + 1
+    inner = slice(side // 4, side - side // 4)
+    dark = 1 - levels(cells[:, inner, inner].reshape(81, -1), SPECK)[0] / paper > DARK * typical
+
     apart = np.pad(ink, ((0, 0), (0, 1), (0, 1)))  # in one picture, as 81 small ones take longer
     apart = apart.reshape(9, 9, pitch, pitch).swapaxes(1, 2).reshape(9 * pitch, 9 * pitch)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(apart, connectivity=8)
     column, x = np.divmod(stats[1:, 0], pitch)
     row, y = np.divmod(stats[1:, 1], pitch)
     cell, boxes = 9 * row + column, np.column_stack([x, y, stats[1:, 2:4]]) / CELL  # x, y, width, height
-    middle = np.arange(9)[:, None] * pitch + np.arange(side // 4, side - side // 4)
+    middle = np.arange(9)[:, None] * pitch + np.arange(side)[inner]
     reached = np.unique(labels[np.ix_(middle.ravel(), middle.ravel())])
     reached = reached[reached > 0] - 1
     sizes = np.zeros(81)
@@ -118,7 +118,7 @@ def measure_ink(page: np.ndarray, raised: np.ndarray) -> Ink:
     line = at_edge & (boxes[:, 2:].min(axis=1) < LINE) | (boxes[:, 2:].max(axis=1) > THROUGH)
     size = of_typical_digit(sizes)
     beside, stacked = (find_marks(cell[~line], boxes[~line], axis, SMALL * size) for axis in (0, 1))
-    return Ink(sizes, size, beside, stacked, raised)
+    return Ink(sizes, size, beside, stacked, raised, dark)
 
 
 def find_marks(cell: np.ndarray, boxes: np.ndarray, axis: int, min_size: float) -> np.ndarray:

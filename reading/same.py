@@ -55,7 +55,7 @@ def combine_readings(readings: list[Reading]) -> Reading:
     average = mean([cells.logits for cells in every])
     logits = [np.where(mask[:, None], cells.logits, average) for cells, mask in zip(every, say, strict=True)]
     sizes = np.stack([cells.ink.sizes / max(cells.ink.size, 1e-6) for cells in every])
-    marks = np.array([[cells.ink.beside, cells.ink.stacked, cells.ink.raised] for cells in every]) & say[:, None]
+    marks = np.array([cells.ink[2:] for cells in every]) & say[:, None]
     ink = Ink((sizes * say).max(axis=0), 1.0, *np.logical_or.reduce(marks))
     rules, joined = Rules(), np.concatenate(logits)
     chosen = choose_digits(rules, joined.mean(axis=0).argmax(axis=1), ink)
