@@ -78,7 +78,7 @@ def even_cells(page: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     darkest, lightest = levels(split_cells(page, inner).reshape(81, -1), 0.02, 0.98)
     dark, light = ground - darkest, lightest - ground
     contrast = np.maximum(dark, light)
-    typical, paper = of_typical_digit(contrast), float(np.median(page))
+    typical, paper = of_typical_digit(contrast), levels(ground, 0.9)[0]  # light, also where most cells are dark
     faint = contrast[contrast < SMALL * typical]
     clear = contrast > min(SMALL * typical, OUTSTANDING * np.percentile(faint, 75) if len(faint) else np.inf)
     raised, flipped = clear & (contrast < PALE * typical), clear & (light > FLIPPED * dark)
