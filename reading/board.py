@@ -20,7 +20,7 @@ from digitnet_onnx import check_signature
 from reading import grid
 from reading.cells import CellReadings, crop_margins, ink_doubts, possible_readings, raise_contrast, read_upright
 from reading.grid import BORDER, SCORE_CELL, Board, Pyramid
-from reading.ink import CELL, Ink, darkness_and_light, even_cells, measure_ink
+from reading.ink import CELL, Ink, darkness_and_light, even_cells, measure_ink, split_cells
 from reading.proposals import ink_masks, propose
 from reading.rules import Reason, Rules, place_of
 
@@ -40,6 +40,7 @@ TURN_GAP = 3.0  # least gap in log likelihood to the next best turn: 20 times as
 SMALL_CELL = 10  # pixels of a cell in the photo: below, no digit is certain
 CUT = 0.15  # of a cell: a board whose corners are further beyond the photo's edge is cut off
 FAINT = 0.4  # of the contrast of the board's lines: a blank cell with fainter lines may have lost its digit
+WHITE, LIGHTER = 250, 50  # grey levels: so may one that is as light as WHITE, and by LIGHTER lighter than its box
 
 VERIFIED, SUSPECT, NOT_FOUND = "verified", "suspect", "not found"
 
@@ -214,23 +215,25 @@ def prepare_page(whole: np.ndarray) -> tuple[np.ndarray, Ink, bool]:
 
 
 def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:
-    """Return reasons to doubt the grid itself: too few visible lines, or blank cells with faint ones."""
-    side = (9 + 2 * BORDER) * SCORE_CELL
-    contrast = Pyramid.contrast_of(whole)
-
-    def seen(image: np.ndarray) -> float:
-        return float(grid.edges_seen(image, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean())
-
-    small = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
-    image = max((view(small) for view in LINE_VIEWS[:2]), key=seen)
-    if seen(image) < MIN_SCORE:
-        image = darken_edges(small)
-    if seen(image) < MIN_SCORE:
+    """Return reasons to doubt the grid: few lines are visible, or those of a blank cell are faint or overexposed."""
+    side, inner = (9 + 2 * BORDER) * SCORE_CELL, slice(BORDER * CELL, -BORDER * CELL)
+    small, contrast = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA), Pyramid(whole).contrast
+    views = [view(small) for view in LINE_VIEWS]
+    seen = (grid.edges_seen(view, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean() for view in views)
+    if max(seen) < MIN_SCORE:
         return [Reason("few grid lines are visible")]
-    upright, level = grid.edge_depths(image, SCORE_CELL).astype(np.float32)
-    edges = np.stack([upright[:, :-1], upright[:, 1:], level[:, :-1].T, level[:, 1:].T])
+    edges = np.stack([grid.cell_edges(view, SCORE_CELL) for view in views[:2]])
+    edges = np.where(np.greater(*box_medians(np.median(edges, axis=1))), *edges)  # dark ones here, light ones there
+    light = np.median(split_cells(whole[inner, inner], CELL // 4), axis=(1, 2)).reshape(9, 9)
     faint = np.median(edges, axis=0) < FAINT * np.median(edges)
+    faint |= (light >= WHITE) & (light > box_medians(light) + LIGHTER)
     cells = np.flatnonzero(np.rot90(faint, turn).ravel() & (digits == BLANK)).tolist()
     return [
         Reason(f"{place_of(cell)} may be covered or overexposed: its grid lines are faint", (cell,)) for cell in cells
     ]
+
+
+def box_medians(cells: np.ndarray) -> np.ndarray:
+    """Return, for each cell, the median of its box; [..., 9, 9]."""
+    boxes = cells.reshape(*cells.shape[:-2], 3, 3, 3, 3)
+    return np.median(boxes, axis=(-3, -1)).repeat(3, axis=-2).repeat(3, axis=-1)

@@ -131,15 +131,10 @@ class Pyramid:
     """A grey photo in four sizes, each half of the previous, so that every board costs the same to straighten."""
 
     def __init__(self, grey: np.ndarray) -> None:
-        self.contrast = self.contrast_of(grey)  # least darkness of a line against the paper
+        self.contrast = LEAST_CONTRAST + noise_of(grey)  # of a line; small, as many pixels are averaged
         self.levels = [grey]
         for _ in range(3):
             self.levels.append(cv2.resize(self.levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
-
-    @staticmethod
-    def contrast_of(grey: np.ndarray) -> float:
-        """Return the least contrast of a line, in grey levels; it is small because many pixels are averaged."""
-        return LEAST_CONTRAST + noise_of(grey)
 
     def straighten(self, board: Board, cell: int, beyond: int = cv2.BORDER_REPLICATE) -> np.ndarray:
         """Straighten the board and its border from the level where its cells are one to two times `cell`."""
@@ -190,9 +185,11 @@ def edges_seen(patch: np.ndarray, cell: int, contrast: float) -> tuple[np.ndarra
     return lines, between, ink
 
 
-def edge_depths(patch: np.ndarray, cell: int) -> np.ndarray:
-    """Measure how much darker than its sides each edge of a cell is, in grey levels; uint8 [2, 9, 10]."""
-    return along_edges(line_depth(patch, cell), cell, FAINT_REACH)[:, BORDER:-BORDER, cell * (BORDER + np.arange(10))]
+def cell_edges(patch: np.ndarray, cell: int) -> np.ndarray:
+    """Measure how much darker than its sides each cell's edges are, in grey levels; uint8 [4, 9, 9]."""
+    depth = along_edges(line_depth(patch, cell), cell, FAINT_REACH)
+    upright, level = depth[:, BORDER:-BORDER, cell * (BORDER + np.arange(10))]
+    return np.stack([upright[:, :-1], upright[:, 1:], level[:, :-1].T, level[:, 1:].T])
 
 
 def grid_score(photo: Pyramid, board: Board) -> float:
