@@ -111,7 +111,8 @@ def test_boxes_white_on_black_beside_black_on_white_are_read(session, seed):
     boxes = np.isin(np.arange(9), rng.permutation(9)[: rng.integers(3, 7)]) if seed else np.arange(9) % 2 == 0
     black = boxes.reshape(3, 3).repeat(3, axis=0).repeat(3, axis=1).ravel()
     page = draw(digits, rng, np.where(black, 30, PAPER), np.where(black, PAPER, 30), line=120)
-    assert (read_board(session, take(page, rng, rng.uniform(30, 60))).digits == digits).all()
+    reading = read_board(session, take(page, rng, rng.uniform(30, 60)))
+    assert (reading.digits == digits).all() and len(reading.reasons) < 2  # one is beside boxes of the other sort
 
 
 @pytest.mark.parametrize("seed", range(8))
