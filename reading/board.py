@@ -228,9 +228,7 @@ def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason
     faint = np.median(edges, axis=0) < FAINT * np.median(edges)
     faint |= (light >= WHITE) & (light > box_medians(light) + LIGHTER)
     cells = np.flatnonzero(np.rot90(faint, turn).ravel() & (digits == BLANK)).tolist()
-    return [
-        Reason(f"{place_of(cell)} may be covered or overexposed: its grid lines are faint", (cell,)) for cell in cells
-    ]
+    return [Reason(f"{place_of(cell)} may be covered or overexposed", (cell,)) for cell in cells]
 
 
 def box_medians(cells: np.ndarray) -> np.ndarray:
