@@ -4,9 +4,6 @@
 EFFECTS = {  # how often a photo has each (effects.py, camera.py)
     "ghosts": 0.3,
     "marks": 0.3,
-    "notes": 0.03,
-    "numbers": 0.08,
-    "stains": 0.08,
     "tints": 0.15,
     "small": 0.12,
     "hand": 0.15,

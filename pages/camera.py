@@ -185,7 +185,7 @@ def take_photo(
         if name in has:
             draw(sheet, rng)
     page = age_paper(page, rng)
-    steadiness = 0.5 if has & {"marks", "notes", "numbers"} else 1.0  # small digits, blurred, look like a pale big one
+    steadiness = 0.5 if "marks" in has else 1.0  # small digits, blurred, look like a pale big one
     view, corners, side = photograph(page, corners, rng, "bends" in has, steadiness)
     corners = corners.round(2)
     return Photo(view, corners, *aim(corners, side, rng, "corners" in has))

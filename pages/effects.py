@@ -3,9 +3,6 @@
 
 ghosts   a board on the reverse (mirrored) or the next page that shows through, paler than the page's own ink
 marks    pencil marks: one to nine small digits in a cell, printed or by hand, sometimes beside a big digit
-notes    crossed-out digits and marks
-numbers  small numbers in the corners of cells, with or without dashed cages
-stains   rings, blots and strokes of a pen
 tints    highlighted rows, columns, boxes and cells, discs behind digits
 small    digits below 0.4 of the cell, as in programs that leave room for marks (pages/newspaper.py)
 hand     some digits written by hand
@@ -20,7 +17,7 @@ import cv2
 import numpy as np
 
 from pages import marks
-from pages.newspaper import EDGE, PAGE, STEP, chance, draw_grid
+from pages.newspaper import PAGE, STEP, chance, draw_grid
 from pages.pens import Sheet, cells_of, disc, middle, pick_pen, some, stamp
 
 GHOST_INK, UPRIGHT_GHOST_INK = 0.45, 0.25  # at most, as a part of the page's own ink
@@ -43,28 +40,6 @@ def ghosts(sheet: Sheet, rng: np.random.Generator) -> None:
     taken = cv2.GaussianBlur(1 - layer, (0, 0), rng.uniform(0.6, 2.6))
     most = min(GHOST_MOST, (GHOST_INK if mirrored else UPRIGHT_GHOST_INK) * sheet.ink)
     sheet.page[...] *= 1 - rng.uniform(0.03, most) * taken
-
-
-def stains(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Draw rings of cups, blots, and strokes of a pen longer than a cell."""
-    layer = np.zeros((PAGE, PAGE), np.float32)
-    kind = rng.integers(3)
-    for _ in range(rng.integers(1, 4) if kind == 0 else rng.integers(2, 14)):
-        at = rng.uniform(EDGE, PAGE - EDGE, 2)
-        if kind == 0:
-            size = rng.uniform(2, 8, 2).mean() * STEP * rng.uniform(0.9, 1.1, 2)
-            cv2.ellipse(layer, (tuple(at), tuple(size), rng.uniform(0, 180)), 1, int(rng.integers(2, 9)), cv2.LINE_AA)
-        elif kind == 1:
-            size = rng.uniform(0.1, 0.9) * STEP * rng.uniform(0.5, 1, 2)
-            cv2.ellipse(layer, (tuple(at), tuple(size), rng.uniform(0, 180)), rng.uniform(0.3, 1), -1, cv2.LINE_AA)
-        else:
-            turn = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.4, 8))
-            steps = rng.uniform(0.2, 0.6) * STEP * np.column_stack([np.cos(turn), np.sin(turn)])
-            line = (at + np.cumsum(steps, axis=0)).round().astype(np.int32)
-            cv2.polylines(layer, [line], False, 1, int(rng.integers(1, 4)), cv2.LINE_AA)
-    soft = rng.uniform(0.5, 1.2) if kind == 2 else rng.uniform(0.8, 5)
-    darkness = rng.uniform(0.3, 0.9) if kind == 2 else rng.uniform(0.08, 0.45)
-    sheet.page[...] *= 1 - darkness * cv2.GaussianBlur(layer, (0, 0), soft)
 
 
 def tints(sheet: Sheet, rng: np.random.Generator) -> None:
@@ -116,11 +91,8 @@ def curl(width: int, rng: np.random.Generator) -> np.ndarray:
 # Those drawn on the printed page, in this order.
 DRAWN = {
     "hand": marks.hand,
-    "numbers": marks.numbers,
     "marks": marks.marks,
-    "notes": marks.notes,
     "tints": tints,
     "ghosts": ghosts,
-    "stains": stains,
     "dark": dark,
 }

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw pencil marks, crossed-out notes, numbers in corners, which are no answers, and answers by hand."""
+"""Draw pencil marks, which are no answers, and answers by hand."""
 
-import cv2
 import numpy as np
 
 from pages.newspaper import STEP, chance
@@ -75,58 +74,6 @@ def mark_corner(page: np.ndarray, cell: int, digit: int, pen: Pen, height: float
     far = 0.5 - height / 2 - rng.uniform(-0.02, 0.05)
     at = middle(cell) + STEP * side * (far * np.array([1.08, 1]))
     stamp(page, pen.draw(digit, height * STEP, rng), at, pen.ink)
-
-
-def notes(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Draw crossed-out notes: small digits with a stroke through them, or a big one under a scribble."""
-    pen = pick_pen(sheet.hands, True, rng)
-    for cell in some(cells_of(sheet.givens, blank=True), 0.05, 0.5, rng):
-        layer = np.zeros((2 * STEP, 2 * STEP), np.float32)
-        big = chance(rng, 0.4)
-        if big:
-            stamp_on = pen.draw(int(rng.integers(1, 10)), rng.uniform(0.45, 0.7) * STEP, rng)
-            stamp(sheet.page, stamp_on, middle(cell), pen.ink)
-        else:
-            digits = rng.permutation(9)[: rng.integers(1, 4)] + 1
-            mark_row(sheet.page, cell, digits, pen, rng.uniform(0.2, 0.4), rng.uniform(-0.2, 0.2, 2), rng)
-        turns = int(rng.integers(3, 9)) if big else int(rng.integers(1, 5))
-        x = np.linspace(-1, 1, turns + 1) * rng.uniform(0.25, 0.42) + rng.normal(0, 0.04, turns + 1)
-        y = np.where(np.arange(turns + 1) % 2, 1, -1) * rng.uniform(0.1, 0.38) + rng.normal(0, 0.05, turns + 1)
-        points = (STEP * (np.column_stack([x, y]) + 1)).round().astype(np.int32)
-        cv2.polylines(layer, [points], False, 1, int(rng.integers(1, 4)), cv2.LINE_AA)
-        stamp(sheet.page, layer, middle(cell), pen.ink)
-
-
-def numbers(sheet: Sheet, rng: np.random.Generator) -> None:
-    """Print small numbers in one corner of cells, blank or not; half of the pages also have dashed cages."""
-    pen = pick_pen(sheet.fonts, False, rng)
-    height = rng.uniform(0.15, 0.25)
-    corner = np.array([-1, -1]) if chance(rng, 0.7) else rng.choice([-1, 1], 2)
-    cages = chance(rng, 0.5)
-    inset, dash = rng.uniform(0.03, 0.1) * STEP, int(rng.integers(2, 6))
-    for cell in some(np.arange(81), 0.1, 0.6, rng):
-        digits = [int(digit) for digit in str(int(rng.integers(1, 46))) if digit != "0"]
-        shapes = [pen.draw(digit, height * STEP, rng) for digit in digits]
-        row = np.hstack(shapes)
-        room = STEP / 2 - rng.uniform(0.05, 0.1) * STEP
-        at = middle(cell) + corner * (room - np.array(row.shape[::-1]) / 2)
-        stamp(sheet.page, row, at, pen.ink)
-        if cages:
-            span = np.minimum(rng.integers(1, 3, 2), [9 - cell % 9, 9 - cell // 9])
-            x, y = middle(cell) - STEP / 2 + inset
-            width, height_of_cage = span * STEP - 2 * inset
-            dashed_box(sheet.page, x, y, width, height_of_cage, dash, pen.ink)
-
-
-def dashed_box(page: np.ndarray, x: float, y: float, width: float, height: float, dash: int, ink: float) -> None:
-    """Draw a box of dashed lines."""
-    x0, y0, x1, y1 = (round(v) for v in (x, y, x + width, y + height))
-    across, down = np.arange(x0, x1), np.arange(y0, y1)
-    across, down = across[across // dash % 2 == 0], down[down // dash % 2 == 0]
-    for row in (y0, y1):
-        page[row, across] *= 1 - ink
-    for column in (x0, x1):
-        page[down, column] *= 1 - ink
 
 
 def hand(sheet: Sheet, rng: np.random.Generator) -> None:

@@ -50,8 +50,10 @@ def test_boards_have_their_givens_and_pages_show_them_at_the_corners_of_the_csv(
             assert "".join(map(str, cells.labels[mine])) == page.givens
             view = cv2.imread(str(drawn / "grids" / split / page.file), cv2.IMREAD_UNCHANGED)
             shown = rectify(view, page.corners, 9 * 28).reshape(9, 28, 9, 28).swapaxes(1, 2).reshape(81, 28, 28)
-            light = [each[:, 8:20, 8:20].mean(axis=(1, 2)) for each in (cells.pixels[mine], shown)]
-            assert np.corrcoef(light)[0, 1] > 0.8
+            cut, seen = (each[:, 8:20, 8:20].mean(axis=(1, 2)) for each in (cells.pixels[mine], shown))
+            elsewhere = (np.roll(seen, 1), np.roll(seen, 9), seen.reshape(9, 9).T.ravel())
+            right, *wrong = (np.corrcoef(cut, cells_seen)[0, 1] for cells_seen in (seen, *elsewhere))
+            assert right > max(wrong) + 0.3
         givens[split] = {page.givens for page in pages}
     assert len(givens["train"]) == 6 and len(givens["val"]) == 4 and not givens["train"] & givens["val"]
 
@@ -205,10 +207,9 @@ def test_ghosts_are_paler_than_the_pages_own_ink(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("family", ["marks", "notes", "numbers"])
-def test_marks_leave_the_middle_of_digit_cells_free_and_stand_in_blank_ones(family, seed):
+def test_marks_leave_the_middle_of_digit_cells_free_and_stand_in_blank_ones(seed):
     sheet = bare_sheet()
-    effects.DRAWN[family](sheet, np.random.default_rng(seed))
+    marks.marks(sheet, np.random.default_rng(seed))
     marked = cells_of(sheet.page)[:, 15:-15, 22:-22].min(axis=(1, 2)) < 0.9
     assert not marked[board_cells(PUZZLE, blank=False)].any()
     touched = cells_of(sheet.page).min(axis=(1, 2)) < 0.9
