@@ -104,7 +104,7 @@ from tqdm import tqdm
 import digitnet_training as training
 from digitnet_boards import load_split
 from digitnet_data import CELL_SIZE, Cells, duplicate_pages, light_on_dark, normalize, sha256_of_cells
-from digitnet_model import NETWORKS, for_training
+from digitnet_model import NETWORKS, change_logits, for_training
 from digitnet_onnx import export, load_model, open_session, run_logits
 from digitnet_scores import count_wrong, describe_run
 from digitnet_training import Shares, TrainState
@@ -139,7 +139,7 @@ def train_epoch(state: TrainState, args: argparse.Namespace, cells: Cells, epoch
     for batch in tqdm(order.split(args.batch_size), f"epoch {epoch}/{args.epochs}", disable=shares.rank > 0):
         drawn = (batch, *training.draw_augmentation(args.batch_size, generator, **args.augmentation))
         parts = [tuple(values[share] for values in drawn) for share in shares.slices]
-        loss, *gradients = shares.sum(shares.map(compute, networks, parts))
+        loss, *gradients = shares.sum(shares.pool.map(compute, networks, parts))
         state.step(gradients)
         total += loss
     return total.item() / args.steps
@@ -241,7 +241,7 @@ def save_best(args: argparse.Namespace, best_state: dict, report: dict, val_cell
     # A later chapter calibrates INT8 on blank cells, whose logits are lower than digits'. Calibrated ranges always
     # include 0, so with a maximum of 0 nothing is clipped. A shift changes no probability.
     shift = -training.logits_of(model, val_cells.pixels[:, None]).max().item()
-    training.change_logits(model, shift=shift)
+    change_logits(model, shift=shift)
     report |= {"best_epoch": best["epoch"], "logit_scale": scale, "logit_shift": shift, "run": describe_run()}
     write_json(args.out / "training.json", report)
     training.save_weights(model.state_dict(), weights)  # last: make takes this file as a sign that both are there
@@ -257,7 +257,7 @@ def calibrate(model: torch.nn.Module, data: Path) -> float:
         return 1.0
     cells = load_split(data, "calibration")
     scale = training.fit_logit_scale(model, cells)
-    training.change_logits(model, factor=scale)
+    change_logits(model, factor=scale)
     print(f"Logits scaled by {scale:.2f}: the best fit to {len(cells.labels):,} cells in fonts not trained on")
     return scale
 

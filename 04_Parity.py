@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import digitnet_parity as parity
-from digitnet_machine import sha256, write_file, write_json, write_text
+from digitnet_data import normalize
+from digitnet_machine import sha256, write_file, write_json
 from digitnet_onnx import load_model, open_session
 from digitnet_parity import Limits, Reference
 from digitnet_scores import describe_run
@@ -81,7 +82,7 @@ def choose_golden(references: list[Reference]) -> tuple[np.ndarray, np.ndarray]:
         most = GOLDEN_CELLS_PER_CLASS if reference.cells else len(labels)
         for of_class in (np.flatnonzero(labels == label) for label in np.unique(labels)):
             chosen = of_class[np.linspace(0, len(of_class) - 1, min(most, len(of_class)), dtype=int)]
-            inputs.append(reference.inputs[chosen])
+            inputs.append(normalize(reference.inputs[chosen]) if reference.cells else reference.inputs[chosen])
             logits.append(reference.logits[chosen])
     return np.concatenate(inputs), np.concatenate(logits)
 
@@ -91,7 +92,7 @@ def write_golden(path: Path, inputs: np.ndarray, logits: np.ndarray, onnx_file: 
     made_from, made_with = np.array(sha256(onnx_file)), np.array(json.dumps(versions))
     content = io.BytesIO()  # to a name without .npz, numpy would add it
     np.savez_compressed(content, inputs=inputs, logits=logits, onnx_sha256=made_from, versions=made_with)
-    write_file(path, lambda name: Path(name).write_bytes(content.getvalue()))
+    write_file(path, content.getvalue())
 
 
 def check_on_any_machine(args: argparse.Namespace, limits: Limits) -> tuple[list[str], dict]:
@@ -160,7 +161,7 @@ def main(args: argparse.Namespace) -> None:
     content["sha256"] = {str(args.onnx): sha256(args.onnx), **content.get("sha256", {})}
     content["run"] = describe_run() | {"fast_math": parity.fast_math()}
     write_json(verdict, content)
-    write_text(verdict.with_suffix(".txt"), f"{summary}\n")
+    write_file(verdict.with_suffix(".txt"), f"{summary}\n".encode())
     if failures:
         expected = args.golden or args.weights
         raise UserError(f"{args.onnx} is not the model of {expected}:\n  " + "\n  ".join(failures))

@@ -39,7 +39,7 @@ import digitnet_boards as boards
 import digitnet_pictures as pictures
 import digitnet_scores as scores
 from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell, remake
-from digitnet_machine import sha256, write_json, write_text
+from digitnet_machine import sha256, write_file, write_json
 from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, PhotoReading
 from digitnet_scores import KINDS, Predictions, describe_run
@@ -216,9 +216,8 @@ def main(args: argparse.Namespace) -> None:
     content: dict = {"summary": summarize_evaluation(report, described), "falls_short": found, "sets": report}
     content |= {"photos": described, "sha256": {str(args.onnx): sha256(args.onnx)}, "run": describe_run()}
     write_json(args.out / "evaluation.json", content)
-    write_text(
-        args.out / "evaluation.txt", "\n".join([content["summary"], *(f"falls short: {f}" for f in found)]) + "\n"
-    )
+    lines = [content["summary"], *(f"falls short: {shortfall}" for shortfall in found)]
+    write_file(args.out / "evaluation.txt", "".join(f"{line}\n" for line in lines).encode())
     print(f"Saved: {args.out}/evaluation.json and pictures beside it")
     if args.check and found:
         raise UserError(f"{args.onnx} falls short: {'; '.join(found)}: train on more puzzles, longer, or another seed")

@@ -194,7 +194,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
         content = cv2.imencode(path.suffix or ".", picture)[1].tobytes()
     except cv2.error:
         raise UserError(f"{path}: OpenCV cannot write this format: name it .png or .jpg") from None
-    write_file(path, lambda name: Path(name).write_bytes(content))
+    write_file(path, content)
 
 
 def checked_corners(numbers: list[float], photo: np.ndarray) -> np.ndarray:

@@ -6,8 +6,6 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +14,7 @@ import numpy as np
 
 from digitnet_cli import UserError, first_line
 from digitnet_data import CELL_SIZE, Cells, check_data, load_cells, mend_data, visible
-from digitnet_machine import available_cpus
+from digitnet_machine import side_by_side
 
 BOARD_SIDE = 450  # pixels of a straightened board, from which the later chapters' grid processor cuts its cells
 # Cut off each side of a cell, as a fraction of the cell. Clients cut between 0 and 0.12, the value of the later
@@ -114,17 +112,18 @@ def load_boards(folder: Path, crop_margin: float, cure: str = "correct it, or le
     Raises UserError, ending with `cure`, if the labels or a board cannot be read.
     """
     labels = read_table(folder / "labels.csv", "board", cure)
+    names = [label.file for label in labels]
+    paths = list(find_pictures(folder / "boards", names))
     pixels = np.empty((len(labels), 81, CELL_SIZE, CELL_SIZE), np.uint8)
 
-    def load(number: int, path: Path) -> None:
-        board = load_photo(path)
+    def load(number: int) -> None:
+        board = load_photo(path := paths[number])
         if board.shape[0] != board.shape[1] or len(board) < 9 * CELL_SIZE:
             raise UserError(f"{path} is not a square image of 252 or more pixels: straighten it, or remove its label")
         pixels[number] = cut_cells(board, crop_margin)
 
-    with ThreadPoolExecutor(available_cpus()) as pool:
-        list(pool.map(load, count(), find_pictures(folder / "boards", [label.file for label in labels])))
-    return label_boards(pixels, [label.givens for label in labels], [label.file for label in labels])
+    side_by_side(load, range(len(paths)))
+    return label_boards(pixels, [label.givens for label in labels], names)
 
 
 def find_pictures(folder: Path, boards: Sequence[str]) -> Iterator[Path]:

@@ -14,7 +14,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,18 @@ def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futu
         pool.shutdown(cancel_futures=True)
 
 
+def side_by_side(function: Callable, parts: Sequence) -> list:
+    """Call `function` for each part, such as a batch, in a thread per core; return the results.
+
+    ONNX Runtime's and PyTorch's own threads would share each batch instead. They spin while they wait for one another,
+    which takes several times as long when another program uses a core.
+    """
+    if len(parts) == 1:
+        return [function(parts[0])]
+    with futures.ThreadPoolExecutor(available_cpus()) as pool:
+        return list(pool.map(function, parts))
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep the large blocks that a step frees for the next; else the system clears them page by page."""
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
@@ -125,8 +137,8 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
 
-def write_file(path: Path | str, write: Callable[[str], object]) -> None:
-    """Call write(temporary name in the same folder), sync, then rename: `path` is complete or unchanged."""
+def write_file(path: Path | str, content: bytes) -> None:
+    """Write `content` under a temporary name in the same folder, sync, then rename: `path` is complete or unchanged."""
     path = Path(path)
     folders = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +148,7 @@ def write_file(path: Path | str, write: Callable[[str], object]) -> None:
             leftover.unlink(missing_ok=True)  # of a process that was killed
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        write(str(temporary))
+        temporary.write_bytes(content)
         sync(temporary)
         os.replace(temporary, path)
         for folder in folders:
@@ -147,14 +159,9 @@ def write_file(path: Path | str, write: Callable[[str], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write `text` in UTF-8, whole or not at all."""
-    write_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
-
-
 def write_json(path: Path | str, content: dict[str, Any]) -> None:
     """Write `content` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def sha256(path: Path | str) -> str:

@@ -162,3 +162,15 @@ def from_training(network: Any) -> nn.Module:
         linear.weight *= scale
     model.net = nn.Sequential(conv1, relu1, max_pool, conv2, relu2, *model.net[5:7], linear)
     return model.eval()
+
+
+def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> None:
+    """Fold `factor * logits + shift` into the last layer, in place.
+
+    The best class stays the same. Probabilities change with the factor, not with the shift.
+    """
+    linear: Any = list(model.get_submodule("net").children())[-1]
+    with torch.no_grad():
+        linear.weight *= factor
+        linear.bias *= factor
+        linear.bias += shift

@@ -6,8 +6,6 @@ Running needs only numpy and onnxruntime; checking the contract imports onnx; lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from digitnet_data import CELL_SIZE, NUM_CLASSES, normalize, remake
-from digitnet_machine import available_cpus, write_file
+from digitnet_machine import side_by_side, write_file
 
 if TYPE_CHECKING:
     import onnx
@@ -56,18 +54,6 @@ def open_session(path: Path | str, optimize: bool = True) -> onnxruntime.Inferen
             f"{path} is not an ONNX file that ONNX Runtime can load ({first_line(error)}): "
             f"{remake(path, 'export', FILE_NAME)}"
         ) from None
-
-
-def side_by_side(function: Callable, parts: Sequence) -> list:
-    """Call `function` for each part, such as a batch, in a thread per core; return the results.
-
-    ONNX Runtime's and PyTorch's own threads would share each batch instead. They spin while they wait for one another,
-    which takes several times as long when another program uses a core.
-    """
-    if len(parts) == 1:
-        return [function(parts[0])]
-    with ThreadPoolExecutor(available_cpus()) as pool:
-        return list(pool.map(function, parts))
 
 
 def run_logits(session: onnxruntime.InferenceSession, inputs: np.ndarray, batch: int = MAX_BATCH) -> np.ndarray:
@@ -160,31 +146,29 @@ def export(model: torch.nn.Module, path: Path) -> None:
 
     from digitnet_model import fold_batchnorm
 
-    def write(name: str) -> None:
-        try:
-            program = torch.onnx.export(
-                fold_batchnorm(model),
-                (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,  # its marks need a terminal in UTF-8
-                dynamic_shapes={"x": {0: torch.export.Dim("N")}},
-            )
-            assert program is not None
-            drop_traces(proto := program.model_proto)  # made anew at each access
-            Path(name).write_bytes(proto.SerializeToString())  # the exporter takes names in UTF-8 alone
-        except Exception as error:  # the exporter's errors have no common base class
-            cause: BaseException = error
-            while inner := cause.__cause__ or cause.__context__:
-                cause = inner
-            reason = f"{type(cause).__name__}: {first_line(cause)}"
-            raise UserError(f"the exporter failed, {path} is unchanged: {reason}") from error
-        if failures := contract_failures(name):
-            raise UserError(f"the exporter broke the contract, {path} is unchanged: {'; '.join(failures)}")
-
-    write_file(path, write)
+    try:
+        program = torch.onnx.export(
+            fold_batchnorm(model),
+            (torch.zeros(2, 1, CELL_SIZE, CELL_SIZE),),  # a batch of 1 could be frozen into the graph
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,  # its marks need a terminal in UTF-8
+            dynamic_shapes={"x": {0: torch.export.Dim("N")}},
+        )
+        assert program is not None
+        drop_traces(proto := program.model_proto)  # made anew at each access
+        content = proto.SerializeToString()
+    except Exception as error:  # the exporter's errors have no common base class
+        cause: BaseException = error
+        while inner := cause.__cause__ or cause.__context__:
+            cause = inner
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
+        raise UserError(f"the exporter failed, {path} is unchanged: {reason}") from error
+    if failures := contract_failures(content):
+        raise UserError(f"the exporter broke the contract, {path} is unchanged: {'; '.join(failures)}")
+    write_file(path, content)
     print(f"Exported: {path}")
 
 
@@ -195,8 +179,8 @@ def drop_traces(model: onnx.ModelProto) -> None:
         part.ClearField("metadata_props")
 
 
-def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = None) -> list[str]:
-    """List every break of the contract in the file at `path`, one line each.
+def contract_failures(content: bytes, weights: dict[str, np.ndarray] | None = None) -> list[str]:
+    """List every break of the contract in an ONNX file's `content`, one line each.
 
     With `weights` (the state_dict's arrays by name), also list every weight that the file lacks, adds, or holds with
     other bits: a weight unused by these inputs may matter for others.
@@ -204,7 +188,7 @@ def contract_failures(path: Path | str, weights: dict[str, np.ndarray] | None = 
     import onnx  # only here: running the file does not need it
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's errors have no common base class
         return [f"it is not an ONNX file: {first_line(error)}"]
     graph = model.graph

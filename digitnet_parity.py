@@ -21,7 +21,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 
 from digitnet_cli import UserError, first_line
-from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, normalize, remake
+from digitnet_data import CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, Cells, remake
 from digitnet_machine import sha256
 from digitnet_onnx import MAX_BATCH, contract_failures, open_session, run_logits, signature_failures, softmax
 from digitnet_scores import score
@@ -63,7 +63,7 @@ class Reference(NamedTuple):
     """PyTorch's answers to a set of inputs."""
 
     name: str
-    inputs: np.ndarray  # float32 [N, 1, 28, 28]
+    inputs: np.ndarray  # [N, 1, 28, 28], float32 and normalized, or uint8
     batch: int  # cells per run
     logits: np.ndarray  # float32 [N, 10], of PyTorch in float32
     float64_logits: np.ndarray  # float64 [N, 10], of the same weights in float64
@@ -87,10 +87,7 @@ def make_references(model: torch.nn.Module, sets: dict[str, Cells]) -> list[Refe
     return [
         *(compute_reference(model, f"random batch of {n}", inputs, n) for n, inputs in noise.items()),
         compute_reference(model, "edge inputs", edge_inputs()),
-        *(
-            compute_reference(model, name, normalize(cells.pixels[:, None]), cells=cells)
-            for name, cells in sets.items()
-        ),
+        *(compute_reference(model, name, cells.pixels[:, None], cells=cells) for name, cells in sets.items()),
     ]
 
 
@@ -204,7 +201,7 @@ def check(
 
     Raises UserError, with every failure found so far, if ONNX Runtime cannot load the file.
     """
-    failures = contract_failures(onnx_file, weights) if onnx_file.is_file() else []
+    failures = contract_failures(onnx_file.read_bytes(), weights) if onnx_file.is_file() else []
     try:
         unoptimized, optimized = open_session(onnx_file, optimize=False), open_session(onnx_file)
     except UserError as error:

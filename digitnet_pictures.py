@@ -4,6 +4,7 @@
 A function that draws takes figures or cells and a path, and writes the file whole or not at all.
 """
 
+import io
 import math
 import os
 import tempfile
@@ -128,7 +129,8 @@ def table_of_photos(report: dict) -> str:
 
 def save(figure: Figure, path: Path | str) -> None:
     """Write a figure as PNG, whole or not at all."""
-    write_file(path, lambda name: figure.savefig(name, dpi=DPI))
+    figure.savefig(content := io.BytesIO(), format="png", dpi=DPI)
+    write_file(path, content.getvalue())
 
 
 def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> None:

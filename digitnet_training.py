@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from digitnet_cli import ROOT, UserError, first_line
 from digitnet_data import BLANK, NUM_CLASSES, Cells, normalize
-from digitnet_machine import sha256, write_file
+from digitnet_machine import sha256, side_by_side, write_file
 from digitnet_model import from_training
-from digitnet_onnx import side_by_side
 from digitnet_scores import score
 
 MUON_LR = 2.5  # Muon's learning rate, as a multiple of AdamW's
@@ -102,27 +101,15 @@ def fit_logit_scale(model: nn.Module, cells: Cells) -> float:
     return min(factors, key=lambda factor: F.cross_entropy(factor * logits, labels).item())
 
 
-def change_logits(model: nn.Module, factor: float = 1.0, shift: float = 0.0) -> None:
-    """Fold `factor * logits + shift` into the last layer, in place.
-
-    The best class stays the same. Probabilities change with the factor, not with the shift.
-    """
-    linear: Any = list(model.get_submodule("net").children())[-1]
-    with torch.no_grad():
-        linear.weight *= factor
-        linear.bias *= factor
-        linear.bias += shift
-
-
 def logits_of(model: nn.Module, inputs: np.ndarray, batch: int = EVALUATION_BATCH) -> torch.Tensor:
     """Return the logits [N, 10] of cells [N, 1, 28, 28], uint8 or normalized, in the type of the model's weights."""
     logits = torch.empty(len(inputs), NUM_CLASSES, dtype=next(model.parameters()).dtype)
 
     def answer(start: int) -> None:  # into one tensor: small results between large buffers would fragment the heap
-        part = torch.from_numpy(inputs[start : start + batch])
-        part = normalize(part) if part.dtype == torch.uint8 else part
+        part = inputs[start : start + batch]
+        cells = torch.from_numpy(normalize(part) if part.dtype == np.uint8 else part)
         with torch.no_grad():  # holds for the thread that it is called in
-            logits[start : start + batch] = model(part.to(logits.dtype))
+            logits[start : start + batch] = model(cells.to(logits.dtype))
 
     model.eval()
     side_by_side(answer, range(0, len(inputs), batch))
@@ -217,10 +204,6 @@ class Shares:
         same = {id(parameter): parameter for parameter in model.parameters()}
         return [model, *(copy.deepcopy(model, dict(same)) for _ in range(self.threads - 1))]
 
-    def map(self, function: Callable, *inputs: Iterable) -> list:
-        """Call `function` in the threads; return the results."""
-        return list(self.pool.map(function, *inputs))
-
     def sum(self, parts: Iterable[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
         """Add up lists of tensors over this process's `parts`, then over the processes, always in the same order."""
         sums = [torch.stack(same).sum(0) for same in zip(*parts, strict=True)]
@@ -275,7 +258,7 @@ def save_weights(state: dict, path: Path) -> None:
     """Write `state` with torch.save, whole or not at all; equal states give equal bytes."""
     buffer = io.BytesIO()  # given a path, torch.save would write the temporary file's name into the file
     torch.save(state, buffer)
-    write_file(path, lambda name: Path(name).write_bytes(buffer.getvalue()))
+    write_file(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path, run: dict[str, str]) -> dict | None:

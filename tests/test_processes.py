@@ -120,7 +120,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(tm
 
     log("fsync")
     log("replace")
-    write_file(tmp_path / "a" / "b" / "x.txt", lambda name: Path(name).write_text("x"))
+    write_file(tmp_path / "a" / "b" / "x.txt", b"x")
     temporary = f".x.{os.getpid()}.txt"
     assert steps == [("fsync", temporary), ("replace", ""), ("fsync", "b"), ("fsync", "a"), ("fsync", tmp_path.name)]
 
@@ -139,14 +139,14 @@ def test_cells_are_on_the_disk_before_the_folder_counts_as_whole(tmp_path, monke
 def test_a_disk_that_cannot_hold_a_file_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output error"):
-        write_file(tmp_path / "x", lambda name: Path(name).write_text("x"))
+        write_file(tmp_path / "x", b"x")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EINVAL])
 def test_a_file_system_that_never_syncs_is_no_failure(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(code, os.strerror(code))))
-    write_file(tmp_path / "x", lambda name: Path(name).write_text("x"))
+    write_file(tmp_path / "x", b"x")
     sync(tmp_path)
     assert (tmp_path / "x").read_text() == "x"
 

@@ -10,14 +10,13 @@ from conftest import ROOT, TORCHRUN, call, make, run
 
 from digitnet_cli import UserError
 from digitnet_data import Cells, load_cells, normalize
-from digitnet_model import NETWORKS, block, for_training, from_training
+from digitnet_model import NETWORKS, block, change_logits, for_training, from_training
 from digitnet_onnx import load_model
 from digitnet_training import (
     MUON_LR,
     Shares,
     TrainState,
     augment,
-    change_logits,
     draw_augmentation,
     draw_epoch,
     fit_logit_scale,
@@ -62,7 +61,7 @@ def test_shares_are_normalised_apart_and_their_gradients_add_up():
         return torch.autograd.grad(loss, parameters)
 
     networks = shares.networks(model)
-    found = shares.sum(shares.map(compute, networks, shares.slices))
+    found = shares.sum(shares.pool.map(compute, networks, shares.slices))
     halves = [compute(model, half) for half in shares.slices]
     expected = [torch.stack(same).sum(0) for same in zip(*halves, strict=True)]
     for one, other in zip(found, expected, strict=True):
