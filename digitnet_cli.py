@@ -122,9 +122,7 @@ def place_and_cure(error: OSError) -> str:
     if error.errno == errno.EIO:
         cure = "the disk is failing: copy what is on it, and use another"
     if error.errno == errno.ENOSPC:
-        folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
-        if (disk := os.statvfs(folder)).f_files and not disk.f_favail:  # Btrfs has no limit, and gives 0 for both
-            cure = "no file slot (inode) is left, see `df -i`: remove files, or use another disk"
+        cure = "remove files, or use another disk: space or file slots are used up (`df -h`, `df -i`)"
     return dangling_link(path) or ": ".join(filter(None, (path, cure)))
 
 

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -73,7 +74,11 @@ def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futu
     """
     pool: futures.Executor = futures.ThreadPoolExecutor(1)
     if workers > 1:
-        try:  # forked by this process, so that they end with it
+        try:
+            # The pool has two threads of its own, and waits for ever for one that it cannot start.
+            with futures.ThreadPoolExecutor(tasks := workers + 2) as probe:
+                probe.map(threading.Barrier(tasks).wait, [1] * tasks)
+            # Forked by this process, so that they end with it.
             context = multiprocessing.get_context("fork")
             processes = futures.ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(),))
             processes.submit(os.getpid)  # starts them all, and a thread
