@@ -150,11 +150,14 @@ def test_memory_is_the_smaller_of_machine_and_container(machine, monkeypatch, to
         ("x86_64", 11.7e9, False, "fail", "TORCH_INDEX"),
         ("x86_64", 12.1e9, False, "ok", "12.0 GB needed"),
         ("x86_64", 0.2e9, True, "fail", "free some space"),
+        ("x86_64", 12.1e9, False, "fail", "99,999 file slots (inodes) are free, 100,000 needed"),
     ],
 )
 def test_disk_must_hold_what_is_still_to_come(machine, monkeypatch, architecture, free, installed, status, words):
     machine(architecture)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    slots = 99_999 if "slots" in words else 100_000
+    disk = SimpleNamespace(f_frsize=1, f_bavail=free, f_files=10**6, f_favail=slots)
+    monkeypatch.setattr(doctor.os, "statvfs", lambda _: disk)
     expect(dict(doctor.check_room(installed))["disk"], status, words)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import re
-import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -34,6 +34,7 @@ X86_FLAGS, ARM_FLAGS = ("cx16", "popcnt", "ssse3", "sse4_1", "sse4_2"), ("asimd"
 NEEDS_ATOMICS = (("torch", "2.4.0"), ("torch", "2.6.0"), ("torch", "2.10.0"), ("onnxruntime", "1.21.0"))
 # Bytes on disk when pip ends, wheels + packages: 4.1 + 7.7 GB on x86-64, most for CUDA; 0.24 + 1.08 GB on aarch64.
 DISK, DISK_FOR_DATA = {"aarch64": 1.5e9, "x86_64": 12e9}, 0.3e9
+FILES = 100_000  # of data and packages
 # Bytes of memory: 03_Training.py and 04_Parity.py peak at 1.0 GB (make bench, x86-64, 2026-11-25).
 MEMORY_LEAST, MEMORY_FREE, MEMORY_AND_SWAP = 0.9e9, 1.1e9, 1.9e9
 FOREIGN = "PYTHONPATH|PYTHONHOME"
@@ -99,9 +100,12 @@ def check_room(installed: bool) -> Iterator[tuple]:
         (free < MEMORY_FREE, "warn", "close other programs or add swap, or a step may be killed"),
     )
     yield "memory", check
-    left, need = shutil.disk_usage(str(ROOT)).free, DISK_FOR_DATA if installed else DISK.get(platform.machine(), 2e9)
+    disk, need = os.statvfs(ROOT), DISK_FOR_DATA if installed else DISK.get(platform.machine(), 2e9)
+    left, few = disk.f_bavail * disk.f_frsize, disk.f_files and disk.f_favail < FILES  # Btrfs has no limit: 0 for both
     cure = "free some space" + f"; or install without CUDA (2 GB): {WITHOUT_CUDA}" * (need == DISK["x86_64"])
-    yield "disk", judge(f"{left / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed", (left < need, "fail", cure))
+    slots = f"remove files: {disk.f_favail:,} file slots (inodes) are free, {FILES:,} needed"
+    seen = f"{left / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed"
+    yield "disk", judge(seen, (left < need, "fail", cure), (few, "fail", slots))
 
 
 def check_processor(versions: dict) -> Check:
@@ -186,4 +190,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `head` may end first
     sys.exit(main())
