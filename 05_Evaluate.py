@@ -38,7 +38,7 @@ from tqdm import tqdm
 import digitnet_boards as boards
 import digitnet_pictures as pictures
 import digitnet_scores as scores
-from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, bad_cell, remake
+from digitnet_data import CONFIDENCE_THRESHOLD, REAL_BOARDS, Cells, remake
 from digitnet_machine import sha256, write_file, write_json
 from digitnet_onnx import classify, open_session
 from digitnet_pictures import CLASS_NAMES, PhotoReading
@@ -78,10 +78,7 @@ def cut_pages(folder: Path, rng: np.random.Generator, draws: int) -> Cells:
     pages = [page for page in boards.read_pages(folder / "val.csv") if page.file.endswith("_cam.png")]
     pixels, givens, names = [], [], []
     for page in tqdm(pages, desc="pages"):
-        path = folder / "val" / page.file
-        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if image is None:
-            raise bad_cell(path, "is not a readable image")
+        image = boards.load_photo(folder / "val" / page.file)
         side = np.linalg.norm(page.corners - np.roll(page.corners, 1, axis=0), axis=1).mean()
         for draw in range(draws):
             found = page.corners + rng.normal(0, CORNER_ERROR * side, (4, 2))

@@ -75,11 +75,9 @@ def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futu
     pool: futures.Executor = futures.ThreadPoolExecutor(1)
     if workers > 1:
         try:
-            # The pool has two threads of its own, and waits for ever for one that it cannot start.
-            with futures.ThreadPoolExecutor(tasks := workers + 2) as probe:
-                probe.map(threading.Barrier(tasks).wait, [1] * tasks)
-            # Forked by this process, so that they end with it.
-            context = multiprocessing.get_context("fork")
+            with futures.ThreadPoolExecutor(tasks := workers + 2) as probe:  # the pool has two threads of its own,
+                probe.map(threading.Barrier(tasks).wait, [1] * tasks)  # and would wait for ever without one of them
+            context = multiprocessing.get_context("fork")  # by this process, so that they end with it
             processes = futures.ProcessPoolExecutor(workers, context, set_up_worker, (os.getpid(),))
             processes.submit(os.getpid)  # starts them all, and a thread
             pool = processes

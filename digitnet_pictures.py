@@ -7,7 +7,6 @@ A function that draws takes figures or cells and a path, and writes the file who
 import io
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +14,17 @@ import cv2
 import numpy as np
 
 from digitnet_boards import Page, load_photo, rectangle
+from digitnet_cli import ROOT
 from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES
 from digitnet_machine import write_file
 from digitnet_scores import Predictions
 from reading.board import Reading
 
-CACHE = tempfile.TemporaryDirectory()  # else matplotlib writes its font cache into HOME
-os.environ["MPLCONFIGDIR"] = CACHE.name
+os.environ["MPLCONFIGDIR"] = str(ROOT / "build" / "matplotlib")  # else it writes its font cache into HOME
 os.environ["MPLBACKEND"] = "agg"  # else one of a notebook, which matplotlib may lack
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402 (without pyplot: a bare Figure draws with Agg, keeps nothing open)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot: a bare Figure draws with Agg, keeps nothing open
+from matplotlib.text import Text
 
 DPI = 130
 CLASS_NAMES = ["blank", *map(str, range(1, NUM_CLASSES))]
@@ -129,6 +129,8 @@ def table_of_photos(report: dict) -> str:
 
 def save(figure: Figure, path: Path | str) -> None:
     """Write a figure as PNG, whole or not at all."""
+    for text in figure.findobj(Text):  # names of files need not be UTF-8, and a $ in one starts no formula
+        text.set(text=text.get_text().encode(errors="replace").decode(), parse_math=False)
     figure.savefig(content := io.BytesIO(), format="png", dpi=DPI)
     write_file(path, content.getvalue())
 

@@ -133,11 +133,13 @@ def test_a_lower_limit_makes_parity_fail(built, check, tmp_path, limit, words, o
     assert not json.loads((tmp_path / "report.json").read_text())["passed"]
 
 
-def test_a_model_in_a_folder_that_is_not_utf_8_is_written_read_and_named(exported, tmp_path):
-    folder = exported.out.rename(tmp_path / os.fsdecode(b"f\xfcr"))
+def test_folders_that_are_not_utf_8_are_written_read_and_named(chain, tmp_path):
+    folder = chain.folder.rename(tmp_path / os.fsdecode(b"f\xfc$x_{$r")) / "artifacts"
     before = (folder / "sudoku_digitnet.onnx").read_bytes()
     call("03_Training.py", "--export-only", "--out", folder).ok()
     assert (folder / "sudoku_digitnet.onnx").read_bytes() == before
+    options = "--onnx", folder / "sudoku_digitnet.onnx", "--data", folder.parent / "data", "--out", tmp_path
+    run(sys.executable, ROOT / "05_Evaluate.py", *options).ok()  # it would crash
 
 
 def test_logits_that_are_not_finite_are_refused(exported):
