@@ -257,10 +257,10 @@ def main(args: argparse.Namespace) -> None:
         codes.append(EXIT_CODES[reading.verdict])
         if reading.verdict == "unreadable":
             print_error(reading.reasons[0].text)
+            if not args.json:
+                continue
         if args.json:
             print(as_json(path, reading, args.solve))
-        elif reading.verdict == "unreadable":
-            continue
         elif args.same or len(args.photos) == 1:
             print_board(reading, args.solve)
         else:

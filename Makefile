@@ -5,7 +5,6 @@ SHELL       := /bin/bash
 MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 # A half-written file must never look finished.
 .DELETE_ON_ERROR:
-.DEFAULT_GOAL := all
 
 $(if $(filter grouped-target,$(.FEATURES)),,$(error this Makefile needs GNU Make 4.3 or newer, this is $(MAKE_VERSION)))
 $(if $(subst <$(realpath .)/$(notdir $(lastword $(MAKEFILE_LIST)))>,,<$(realpath $(lastword $(MAKEFILE_LIST)))>), \
@@ -54,8 +53,7 @@ PYTHON3 :=
 TORCH_INDEX :=
 
 $(if $(filter tutorial photo,$(PROFILE)),,$(error PROFILE=$(PROFILE) is neither tutorial nor photo))
-# Names that are targets or prerequisites: make would take these characters as its own.
-OWN_MARKS := : ; % \# * ? [ ] | \ $$
+OWN_MARKS := : ; % \# * ? [ ] | \ $$ ~/
 $(foreach name,DATA OUT MODEL PUZZLES VENV,$(if $(word 2,$($(name)))$(strip $(foreach mark,$(OWN_MARKS),$(findstring $(mark),$($(name))))), \
 	$(error $(name)=$($(name)) has a space or one of $(OWN_MARKS) in it, which make takes as its own: use a name without)))
 $(foreach name,SEED DATA OUT MODEL PYTHON,$(if $($(name)),,$(error $(name)= is empty: name one, or leave it out)))
@@ -82,6 +80,8 @@ option = $(if $(2),$(subst $(1) '~/,$(1) ~/',$(1) '$(subst ','\'',$(2))'))
 # $(call differs,file,line): the file, or nothing if it holds just this line.
 differs = $(if $(subst <$(2)>,,<$(file <$(1))>),$(1))
 
+$(foreach name,DATA OUT,$(if $(shell $(call option,[ -d,$($(name))) ] || $(call option,ls -d,$($(name))) 2> /dev/null), \
+	$(error $(name)=$($(name)) is a file, or a link to nothing: mount its disk, or move it away)))
 # Without OMP_NUM_THREADS torchrun prints a warning; --threads sets the number.
 TORCHRUN = OMP_NUM_THREADS=1 "$(PYTHON)" -m torch.distributed.run --standalone
 

@@ -57,7 +57,7 @@ def test_any_name_reaches_a_script_as_it_is(tmp_path, name):
 
 
 def test_names_that_make_cannot_hold_are_refused_in_one_line(tmp_path):
-    for name in ("run-10:30", "a;b", "100%", "#1", "my run", "[x]", "a*", "a|b", "a\\b", "$$a"):
+    for name in ("run-10:30", "a;b", "100%", "#1", "my run", "[x]", "a*", "a|b", "a\\b", "$$a", "~/a"):
         for setting in ("DATA", "OUT", "PUZZLES", "VENV"):
             done = run("make", "-n", f"{setting}={tmp_path}/{name}")
             assert done.code == 2 and re.fullmatch(r"Makefile:\d+: .*which make takes as its own.*\n", done.err), name
@@ -67,6 +67,10 @@ def test_names_that_make_cannot_hold_are_refused_in_one_line(tmp_path):
         done = run("make", "-n", *settings)
         assert done.code == 0 and not done.err, name
         run("bash", "-n", "-c", done.out).ok()
+    (tmp_path / "link").symlink_to("/mnt/usb")
+    for setting in (f"DATA={tmp_path}/link", f"OUT={tmp_path}/link", "DATA=README.md", "OUT=README.md"):
+        done = run("make", "-n", setting)
+        assert done.code == 2 and re.fullmatch(r".* is a file, or a link to nothing: mount its disk.*\n", done.err)
 
 
 @pytest.mark.parametrize("target, setting", [("read", "PHOTO"), ("real", "DATASET")])
