@@ -159,10 +159,8 @@ def load_photo(path: Path | str) -> np.ndarray:
         raise UserError(
             f"{path} is too large or damaged for OpenCV: shrink it, or save it as JPEG ({first_line(error)})"
         ) from None
-    if photo is None and content[:4].tobytes().startswith((b"\xff\xd8", b"\x89PNG")):
-        raise UserError(f"{path} ends too early or is damaged: copy it again")
     if photo is None:
-        raise UserError(f"{path} is not an image that OpenCV reads: save it as JPEG or PNG")
+        raise UserError(f"{path} is damaged, or no image that OpenCV reads: copy it again, or save it as JPEG or PNG")
     return photo
 
 

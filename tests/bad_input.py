@@ -136,7 +136,7 @@ CASES = {
     "a board of another size": (boards((252, 250)), TRAIN, 1, "one.png is not a square image of 252 or more pixels"),
     "a board truncated": (
         lambda: (boards((252, 252))(), cut("data/train_boards/boards/one.png", 60)()), TRAIN, 1,
-        "data/train_boards/boards/one.png ends too early or is damaged"),
+        "data/train_boards/boards/one.png is damaged, or no image that OpenCV reads"),
     "others' data": (None, PREPARE, 1, "was not made by this script"),
     # images
     "image without bytes": (write(CELL, b""), TRAIN, 1, f"{CELL} is not a readable image"),

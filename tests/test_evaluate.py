@@ -48,7 +48,7 @@ def test_nothing_trains_on_the_real_boards(tmp_path):
 
 DAMAGE = {
     "label": ("labels.csv", b"board,givens\nimage1,0123\n", "81 digits"),
-    "image": ("boards/image1.jpg", b"no image", "image1.jpg is not an image that OpenCV reads"),
+    "image": ("boards/image1.jpg", b"no image", "image1.jpg is damaged, or no image that OpenCV reads"),
     "labels": ("labels.csv", b"board,givens\n", "labels.csv, line 1: it lists no board"),
     "photo": ("photos/image1.jpg", b"no image", "photos/image1.jpg is not an image"),
     "photos": ("photos/photos.csv", b"photo,givens\n", "photos.csv, line 1: it lists no photo"),

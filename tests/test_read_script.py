@@ -120,7 +120,7 @@ def test_several_photos_of_one_board_give_one_result(photos):
     reading = json.loads(result.out)
     assert result.code == 0 and reading["photo"] == "turned90.png" and reading["digits"] == puzzle
     bad, white = result.err.splitlines()
-    assert "text.jpg is not an image" in bad and "white.png is left out: no 9x9 grid found" in white
+    assert "text.jpg is damaged, or no image" in bad and "white.png is left out: no 9x9 grid found" in white
     assert f"digits: {puzzle}" in read("turned0.png", "turned90.png", "--same", cwd=folder).out
     assert read("white.png", "white.png", "--same", cwd=folder).code == 4
     assert read("text.jpg", "nowhere.jpg", "--same", cwd=folder).code == 1
@@ -134,8 +134,8 @@ CORNERS = "--corners: give x y of the four corners, clockwise, each inside the p
     [
         (["nowhere.jpg"], 1, "No such file or directory: nowhere.jpg"),
         (["folder"], 1, "Is a directory: folder"),
-        (["text.jpg"], 1, "text.jpg is not an image that OpenCV reads: save it as JPEG or PNG"),
-        (["empty.png"], 1, "empty.png is not an image that OpenCV reads"),
+        (["text.jpg"], 1, "text.jpg is damaged, or no image that OpenCV reads: copy it again"),
+        (["empty.png"], 1, "empty.png is damaged, or no image that OpenCV reads"),
         (["huge.png"], 1, "huge.png is too large or damaged for OpenCV: shrink it"),
         (["turned0.png", "--crop-margin", "0.5"], 2, "--crop-margin: 0.5 is not between 0 and 0.3"),
         (["turned0.png", "dark.png", "--picture", "out.png"], 2, "--picture goes with a single photo"),
