@@ -96,8 +96,7 @@ def open_pool(workers: int, cure: str = "close other programs") -> Iterator[futu
 def side_by_side(function: Callable, parts: Sequence) -> list:
     """Call `function` for each part, such as a batch, in a thread per core; return the results.
 
-    ONNX Runtime's and PyTorch's own threads would share each batch instead. They spin while they wait for one another,
-    which takes several times as long when another program uses a core.
+    ONNX Runtime's and PyTorch's own would share each batch, and spin while they wait: slow beside another program.
     """
     if len(parts) == 1:
         return [function(parts[0])]
@@ -140,9 +139,8 @@ def alone_in(folder: Path) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
 
-def write_file(path: Path | str, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write `content` under a temporary name in the same folder, sync, then rename: `path` is complete or unchanged."""
-    path = Path(path)
     folders = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
@@ -162,7 +160,7 @@ def write_file(path: Path | str, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     write_file(path, (json.dumps(content, indent=2) + "\n").encode())
 

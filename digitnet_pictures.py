@@ -127,7 +127,7 @@ def table_of_photos(report: dict) -> str:
     return "\n".join(lines)
 
 
-def save(figure: Figure, path: Path | str) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     for text in figure.findobj(Text):  # names of files need not be UTF-8, and a $ in one starts no formula
         text.set(text=text.get_text().encode(errors="replace").decode(), parse_math=False)
@@ -135,7 +135,7 @@ def save(figure: Figure, path: Path | str) -> None:
     write_file(path, content.getvalue())
 
 
-def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> None:
+def learning_curve(epochs: list[dict], best_epoch: int, path: Path) -> None:
     """Draw loss and validation errors by epoch; `epochs` are the records of training.json."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     losses, errors = figure.subplots(1, 2)
@@ -162,7 +162,7 @@ def learning_curve(epochs: list[dict], best_epoch: int, path: Path | str) -> Non
     save(figure, path)
 
 
-def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | str) -> None:
+def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path) -> None:
     """Draw a panel per table of counts, int [10, 10]: rows are the truth, columns the reading."""
     figure = Figure(figsize=(6.2 * len(tables), 6.4), layout="constrained")
     figure.suptitle(title)
@@ -183,7 +183,7 @@ def confusion_matrices(tables: dict[str, np.ndarray], title: str, path: Path | s
     save(figure, path)
 
 
-def misread_cells(predictions: Predictions, name: str, path: Path | str) -> None:
+def misread_cells(predictions: Predictions, name: str, path: Path) -> None:
     """Draw a sheet of the cells that are misread or lost to the threshold, the most confident first."""
     cells, guesses, probabilities = predictions
     low = probabilities < CONFIDENCE_THRESHOLD
@@ -203,7 +203,7 @@ def misread_cells(predictions: Predictions, name: str, path: Path | str) -> None
     sheet(cells.pixels[shown], labels, f"{title}\n{legend}" if len(wrong) else title, path)
 
 
-def misread_photos(readings: list[PhotoReading], folder: Path | str, path: Path | str) -> None:
+def misread_photos(readings: list[PhotoReading], folder: Path, path: Path) -> None:
     """Draw a sheet of the photos with an error, each with the board found and the misread cells."""
     wrong = [reading for reading in readings if reading.cause]
     shown = wrong[: PHOTO_COLUMNS * PHOTO_ROWS]
@@ -215,7 +215,7 @@ def misread_photos(readings: list[PhotoReading], folder: Path | str, path: Path 
     for axes in figure.subplots(rows, PHOTO_COLUMNS, squeeze=False).flat:
         axes.set_axis_off()
         if shown:
-            draw_photo(axes, shown.pop(0), Path(folder))
+            draw_photo(axes, shown.pop(0), folder)
     save(figure, path)
 
 
@@ -243,7 +243,7 @@ def draw_photo(axes: Axes, reading: PhotoReading, folder: Path) -> None:
     axes.text(0.5, -0.02, caption, ha="center", va="top", fontsize=7, transform=axes.transAxes)
 
 
-def sheet(pixels: np.ndarray, labels: list[str], title: str, path: Path | str) -> None:
+def sheet(pixels: np.ndarray, labels: list[str], title: str, path: Path) -> None:
     """Draw cells, uint8 [N, 28, 28], in rows, each with its label (three short lines at most) below it."""
     rows, height = max(1, math.ceil(len(pixels) / COLUMNS)), TILE + LABEL
     canvas = np.full((rows * height, COLUMNS * TILE), 255, np.uint8)
