@@ -50,7 +50,7 @@ DAMAGE = {
     "label": ("labels.csv", b"board,givens\nimage1,0123\n", "81 digits"),
     "image": ("boards/image1.jpg", b"no image", "image1.jpg is damaged, or no image that OpenCV reads"),
     "labels": ("labels.csv", b"board,givens\n", "labels.csv, line 1: it lists no board"),
-    "photo": ("photos/image1.jpg", b"no image", "photos/image1.jpg is not an image"),
+    "photo": ("photos/image1.jpg", b"no image", "photos/image1.jpg is damaged, or no image"),
     "photos": ("photos/photos.csv", b"photo,givens\n", "photos.csv, line 1: it lists no photo"),
     "columns": ("photos/photos.csv", b"photo,givens\nimage1,0\n", "photos.csv, line 2: 'x0': correct"),
     "corner": ("photos/photos.csv", (b",0,newspaper", b"?,0,newspaper"), "photos.csv, line 2: could not convert"),
