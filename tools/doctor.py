@@ -33,8 +33,7 @@ X86_FLAGS, ARM_FLAGS = ("cx16", "popcnt", "ssse3", "sse4_1", "sse4_2"), ("asimd"
 # aarch64 wheels that need atomics of ARMv8.1: pytorch issues 132032, 146792, 174344; onnxruntime issue 23957.
 NEEDS_ATOMICS = (("torch", "2.4.0"), ("torch", "2.6.0"), ("torch", "2.10.0"), ("onnxruntime", "1.21.0"))
 # Bytes on disk when pip ends, wheels + packages: 4.1 + 7.7 GB on x86-64, most for CUDA; 0.24 + 1.08 GB on aarch64.
-DISK, DISK_FOR_DATA = {"aarch64": 1.5e9, "x86_64": 12e9}, 0.3e9
-FILES = 100_000  # of data and packages
+DISK, DISK_FOR_DATA, FILES = {"aarch64": 1.5e9, "x86_64": 12e9}, 0.3e9, 100_000
 # Bytes of memory: 03_Training.py and 04_Parity.py peak at 1.0 GB (make bench, x86-64, 2026-11-25).
 MEMORY_LEAST, MEMORY_FREE, MEMORY_AND_SWAP = 0.9e9, 1.1e9, 1.9e9
 FOREIGN = "PYTHONPATH|PYTHONHOME"
@@ -104,8 +103,8 @@ def check_room(installed: bool) -> Iterator[tuple]:
     left, few = disk.f_bavail * disk.f_frsize, disk.f_files and disk.f_favail < FILES  # Btrfs has no limit: 0 for both
     cure = "free some space" + f"; or install without CUDA (2 GB): {WITHOUT_CUDA}" * (need == DISK["x86_64"])
     slots = f"remove files: {disk.f_favail:,} file slots (inodes) are free, {FILES:,} needed"
-    seen = f"{left / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed"
-    yield "disk", judge(seen, (left < need, "fail", cure), (few, "fail", slots))
+    cases = (left < need, "fail", cure), (few, "fail", slots)
+    yield "disk", judge(f"{left / 1e9:.1f} GB free, {need / 1e9:.1f} GB needed", *cases)
 
 
 def check_processor(versions: dict) -> Check:
