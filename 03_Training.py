@@ -53,14 +53,14 @@ RECIPES = {
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
-        epochs=8,
+        epochs=5,
         batch_size=256,
-        lr=1e-2,
+        lr=2e-2,
         blank_fraction=0.35,
         eights=1.0,
         warmup_fraction=0.1,
         weight_decay=1e-2,
-        augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15, unchanged=0.0),
+        augmentation=dict(degrees=8, translate=0.09, scale=0.2, shear=0.08, blur_probability=0.15, unchanged=0.3),
     ),
 }
 MAX_THREADS = 4  # unless --threads asks for more; another number of threads gives other weights
