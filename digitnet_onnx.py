@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digitnet_cli import UserError, first_line  # before onnxruntime, see there
+from digitnet_cli import ROOT, UserError, first_line  # before onnxruntime, see there
 
 # isort: split
 import numpy as np
@@ -165,7 +165,8 @@ def export(model: torch.nn.Module, path: Path) -> None:
         while inner := cause.__cause__ or cause.__context__:
             cause = inner
         reason = f"{type(cause).__name__}: {first_line(cause)}"
-        raise UserError(f"the exporter failed, {path} is unchanged: {reason}") from error
+        move = "" if str(ROOT).isprintable() else f"; it needs a UTF-8 name: rename {ROOT}"
+        raise UserError(f"the exporter failed, {path} is unchanged: {reason}{move}") from error
     if failures := contract_failures(content):
         raise UserError(f"the exporter broke the contract, {path} is unchanged: {'; '.join(failures)}")
     write_file(path, content)
