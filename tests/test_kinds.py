@@ -152,9 +152,9 @@ def test_the_card_names_the_file_and_the_file_keeps_the_contract():
 
 def test_the_pretrained_file_reads_drawn_photos(session):
     right = 0
-    for puzzle, photo in draw_photos(12):
+    for puzzle, photo in draw_photos(24):
         reading = read_board(session, photo.view)
         digits = "" if reading.digits is None else "".join(map(str, reading.digits))
         right += digits == puzzle
         assert digits == puzzle or reading.verdict != "verified"
-    assert right >= 6
+    assert right >= 10  # 12 on x86-64; drawn photos are harder than most real ones
