@@ -172,15 +172,12 @@ def test_the_logit_scale_is_the_likeliest_and_changes_no_class(built):
     cells = load_cells(built.data / "val")
     torch.manual_seed(0)
     model = NETWORKS["digitnet"]().eval()
-    x = normalize(torch.from_numpy(cells.pixels[:, None]))
-    with torch.no_grad():
-        before = model(x)
+    before = logits_of(model, cells.pixels[:, None])
     # Half of the cells get the class that the model finds best, the others any: neither 0 nor endless confidence fits.
-    labels = torch.where(torch.arange(len(x)) % 2 == 0, before.argmax(1), torch.arange(len(x)) % 10)
+    labels = torch.where(torch.arange(len(before)) % 2 == 0, before.argmax(1), torch.arange(len(before)) % 10)
     factor = fit_logit_scale(model, Cells(cells.pixels, labels.numpy(), cells.boards, cells.places))
     change_logits(model, factor)
-    with torch.no_grad():
-        after = model(x)
+    after = logits_of(model, cells.pixels[:, None])
     torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
     assert (after.argmax(1) == before.argmax(1)).all()
 
