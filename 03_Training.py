@@ -49,7 +49,7 @@ RECIPES = {
         eights=2.0,  # a small 8 is what the network misreads most, as 5, 6 or blank
         warmup_fraction=0.1,
         weight_decay=1e-4,
-        augmentation=dict(degrees=8, translate=0.13, scale=0.3, shear=0.0, blur_probability=0.2, unchanged=0.4),
+        augmentation=dict(degrees=8, translate=0.16, scale=0.35, shear=0.0, blur_probability=0.2, unchanged=0.4),
     ),
     # Blanks are many, because pencil marks and what shines through are mistaken for digits.
     "digitnetv2": Recipe(
