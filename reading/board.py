@@ -220,7 +220,7 @@ def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason
     small, contrast = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA), Pyramid(whole).contrast
     views = [view(small) for view in LINE_VIEWS]
     seen = (grid.edges_seen(view, SCORE_CELL, contrast)[0][:, BORDER:-BORDER].mean() for view in views)
-    if max(seen) < MIN_SCORE:
+    if all(score < MIN_SCORE for score in seen):
         return [Reason("few grid lines are visible")]
     edges = np.stack([grid.cell_edges(view, SCORE_CELL) for view in views[:2]])
     edges = np.where(np.greater(*box_medians(np.median(edges, axis=1))), *edges)  # dark ones here, light ones there
