@@ -22,7 +22,7 @@ import os
 import sys
 
 sys.path.append(os.path.dirname(os.path.realpath(__file__)))  # PYTHONSAFEPATH leaves it out
-from digitnet_cli import UserError, argument_parser, first_line, positive_float, positive_int, run_script, seed
+from digitnet_cli import UserError, argument_parser, keep_inputs, positive_float, positive_int, run_script, seed
 
 # isort: split
 import argparse
@@ -163,7 +163,7 @@ def draw_history(history: Path, picture: Path) -> None:
         record = json.loads(history.read_bytes())
         pictures.learning_curve(record["epochs"], record["best_epoch"], picture)
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        problem = f"{history} is not what 03_Training.py writes ({type(error).__name__}: {first_line(error)})"
+        problem = f"{history} is not what 03_Training.py writes ({error!r:.200})"
         weights = next(history.parent.glob("*_best.pth"), history.with_name("digitnet_best.pth"))
         raise UserError(f"{problem}: {remake(weights, 'train')}") from None
 
@@ -201,6 +201,7 @@ def main(args: argparse.Namespace) -> None:
     if args.real and not args.real.is_dir():
         raise UserError(f"no folder {args.real}: name one that holds real boards, or leave --real out (make REAL=)")
     args.real = args.real or REAL_BOARDS
+    keep_inputs([args.out / "evaluation.json", args.out / "evaluation.txt"], [args.onnx])
     predictions = predict_sets(open_session(args.onnx), args)
     photos = read_whole_photos(args)
     report = {name: scores.describe_predictions(part) for name, part in predictions.items()}

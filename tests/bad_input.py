@@ -216,7 +216,7 @@ CASES = {
     **{f"{option} is an input": (None, [*command, option, path], 1, f"{path} would replace")
        for command, option, path in [
            (PARITY, "--report", WEIGHTS), (PARITY, "--write-golden", ONNX),
-           (GOLDEN, "--report", "artifacts/golden.npz"),
+           (GOLDEN, "--report", "artifacts/golden.npz"), (EVALUATE, "--onnx", "artifacts/evaluation.json"),
            (["06_ReadBoard.py", "real/photos/image1.jpg"], "--picture", "real/photos/image1.jpg"),
        ]},
     "puzzles among what is redrawn": (

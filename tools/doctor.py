@@ -34,7 +34,7 @@ X86_FLAGS, ARM_FLAGS = ("cx16", "popcnt", "ssse3", "sse4_1", "sse4_2"), ("asimd"
 NEEDS_ATOMICS = (("torch", "2.4.0"), ("torch", "2.6.0"), ("torch", "2.10.0"), ("onnxruntime", "1.21.0"))
 # Bytes on disk when pip ends, wheels + packages: 4.1 + 7.7 GB on x86-64, most for CUDA; 0.24 + 1.08 GB on aarch64.
 DISK, DISK_FOR_DATA, FILES = {"aarch64": 1.5e9, "x86_64": 12e9}, 0.3e9, 100_000
-# Bytes of memory: 03_Training.py and 04_Parity.py peak at 1.0 GB (make bench, x86-64, 2026-11-25).
+# Bytes of memory: 03_Training.py and 04_Parity.py peak at 1.0 GB (make bench, x86-64, 2026-11-28).
 MEMORY_LEAST, MEMORY_FREE, MEMORY_AND_SWAP = 0.9e9, 1.1e9, 1.9e9
 FOREIGN = "PYTHONPATH|PYTHONHOME"
 GPU_NAME = re.compile(r"(nvidia-|cuda-|cupy|pytorch-triton|triton$)")  # packages for NVIDIA GPUs, canonical names
