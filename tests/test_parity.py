@@ -140,7 +140,7 @@ def test_folders_that_are_not_utf_8_are_written_read_and_named(chain, tmp_path):
     call("03_Training.py", "--export-only", "--out", folder).ok()
     assert (folder / "sudoku_digitnet.onnx").read_bytes() == before
     options = "--onnx", folder / "sudoku_digitnet.onnx", "--data", folder.parent / "data", "--out", tmp_path
-    run("env", "MPLBACKEND=module://a_notebook", sys.executable, ROOT / "05_Evaluate.py", *options).ok()  # may crash
+    run("env", "MPLBACKEND=a_notebooks", sys.executable, ROOT / "05_Evaluate.py", *options).ok()  # may crash
 
 
 def test_logits_that_are_not_finite_are_refused(exported):
