@@ -197,9 +197,10 @@ def cut_cells(board: np.ndarray, crop_margin: float, side: int = CELL_SIZE) -> n
     """
     step = board.shape[0] // 9
     inset = int(crop_margin * step)
-    starts = range(inset, 9 * step, step)
-    cells = [board[y : y + step - 2 * inset, x : x + step - 2 * inset] for y in starts for x in starts]
-    return np.stack([cv2.resize(cell, (side, side), interpolation=cv2.INTER_AREA) for cell in cells])
+    cells = board[: 9 * step, : 9 * step].reshape(9, step, 9, step).swapaxes(1, 2)
+    cells = cells[:, :, inset : step - inset, inset : step - inset]
+    column = cells.reshape(-1, step - 2 * inset)  # all cells one above the other: one call takes half the time
+    return cv2.resize(column, (side, 81 * side), interpolation=cv2.INTER_AREA).reshape(81, side, side)
 
 
 def rectangle(left: float, top: float, width: float, height: float) -> np.ndarray:
