@@ -18,9 +18,9 @@ from digitnet_boards import rectangle
 from digitnet_data import BLANK
 from digitnet_onnx import check_signature
 from reading import grid
-from reading.cells import CellReadings, crop_margins, ink_doubts, possible_readings, raise_contrast, read_upright
+from reading.cells import CellReadings, changed_digits, crop_margins, possible_readings, raise_contrast, read_upright
 from reading.grid import BORDER, SCORE_CELL, Board, Pyramid
-from reading.ink import CELL, Ink, darkness_and_light, even_cells, measure_ink, split_cells
+from reading.ink import CELL, Ink, darkness_and_light, even_cells, levels, measure_ink, split_cells
 from reading.proposals import ink_masks, propose
 from reading.rules import Reason, Rules, place_of
 
@@ -169,7 +169,7 @@ def read_board(
 def judge_cells(rules: Rules, reading: Reading, cells: CellReadings, place: tuple[Reason, ...]) -> Reading:
     """Return `reading` with the digits of `cells`, and the verdict on them; `place` is as in Reading."""
     verdict = rules.judge(cells.digits, cells.probabilities, possible_readings(cells))
-    reasons = [*verdict.reasons, *ink_doubts(cells), *place]
+    reasons = [*verdict.reasons, *changed_digits(cells), *place]
     return reading._replace(
         verdict=SUSPECT if reasons else VERIFIED,
         reasons=reasons,
@@ -208,10 +208,8 @@ def prepare_page(whole: np.ndarray) -> tuple[np.ndarray, Ink, bool]:
     page = whole[inner, inner]
     darkness, light = darkness_and_light(page)
     inverted = light > darkness
-    if inverted:
-        page = cv2.bitwise_not(page)
-    page, raised = even_cells(page)
-    return raise_contrast(page, max(darkness, light)), measure_ink(page, raised), inverted
+    page = even_cells(cv2.bitwise_not(page) if inverted else page)
+    return raise_contrast(page, max(darkness, light)), measure_ink(page), inverted
 
 
 def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason]:
@@ -224,7 +222,10 @@ def grid_doubts(whole: np.ndarray, turn: int, digits: np.ndarray) -> list[Reason
         return [Reason("few grid lines are visible")]
     edges = np.stack([grid.cell_edges(view, SCORE_CELL) for view in views[:2]])
     edges = np.where(np.greater(*box_medians(np.median(edges, axis=1))), *edges)  # dark ones here, light ones there
-    light = np.median(split_cells(whole[inner, inner], CELL // 4), axis=(1, 2)).reshape(9, 9)
+    for near, far, row in ((0, 1, np.s_[:, 0]), (1, 0, np.s_[:, -1]), (2, 3, np.s_[0]), (3, 2, np.s_[-1])):
+        if np.median(edges[near][row]) < FAINT * np.median(edges):  # a board without a frame
+            edges[near][row] = edges[far][row]
+    light = levels(split_cells(whole[inner, inner], CELL // 4).reshape(9, 9, -1), 0.5)[0]
     faint = np.median(edges, axis=0) < FAINT * np.median(edges)
     faint |= (light >= WHITE) & (light > box_medians(light) + LIGHTER)
     cells = np.flatnonzero(np.rot90(faint, turn).ravel() & (digits == BLANK)).tolist()

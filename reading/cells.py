@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 
 from digitnet_boards import cut_cells
-from digitnet_data import BLANK, CELL_SIZE, CONFIDENCE_THRESHOLD, NUM_CLASSES, normalize
+from digitnet_data import BLANK, CELL_SIZE, NUM_CLASSES, normalize
 from digitnet_onnx import run_logits, softmax
 from pages.puzzles import SearchLimitError
-from reading.ink import Ink, levels
+from reading.ink import Ink, compare_ink, compare_shades, levels, measure_ink
 from reading.rules import UNIT_CELLS, Reason, Rules, place_of, repeats
 
 CROP = (0.06, 0.09, 0.12)  # crop margins at which every cell is read; the logits are averaged
@@ -21,8 +21,10 @@ MAX_CROP = 0.3
 DARK_ENOUGH = 90  # grey levels between ink and paper, as in training: paler digits get more contrast
 MAX_GAIN = 5.0  # of contrast: enough for screens with 20 grey levels between digits and cells
 RAISED_GAIN = 8.0  # of contrast in blank cells: reveals a digit that kept a twelfth of its contrast
-SHIFTS = (2, 2), (0, 0), (0, 4), (4, 0), (4, 4)  # of such a cell, in pixels: at each, texture reads otherwise
-BLEACHED = 0.7  # least probability of such a digit, over the shifts
+SEEN = 0.2  # by which a digit looks more alike if the network is sure to see it in such a cell
+ODD = 0.6  # likeness to the board's other digits of its class: less has a pencil mark or a ghost, no print
+ALIKE = 0.8  # least likeness to a digit of a cell that reads as blank and may hold it
+LIKELY = 0.2  # least probability of such a digit, without more contrast
 PALE_DIGITS = 4  # pale digits that all agree with the solution of the dark ones: no ghosts do, but 1 of 9**4
 PRINTED = 72  # of 81 digits that agree with one solution: a printed solution
 POSSIBLE = 0.02  # a class with this probability may be the truth
@@ -32,9 +34,9 @@ class CellReadings(NamedTuple):
     """The reading of a board's cells after a turn."""
 
     turn: int  # quarter turns counterclockwise
-    ink: Ink
+    sized: np.ndarray  # bool [81]: the cells with ink as dark and as large as a digit
     logits: np.ndarray  # float32 [margins, 81, 10]
-    raised: np.ndarray  # float32 [81, 10]: the logits of blank cells with more contrast, 0 of others
+    alike: np.ndarray  # float32 [81, 10]: likeness of its shape to the board's other digits of each class
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
     agree: bool  # and those whose ink cannot be a digit's agree with it: they are printed all the same
@@ -44,18 +46,11 @@ class CellReadings(NamedTuple):
         """Return the probability of each class; float32 [81, 10]."""
         return softmax(self.logits.mean(axis=0))
 
-    @property
-    def bleached(self) -> np.ndarray:
-        """Return the class that more contrast reveals in each blank cell, int64 [81]; BLANK if none is certain."""
-        revealed = softmax(self.raised)
-        certain = (self.digits == BLANK) & (revealed.max(axis=1) > BLEACHED)
-        return np.where(certain, revealed.argmax(axis=1), BLANK)
-
 
 def raise_contrast(page: np.ndarray, darkness: float) -> np.ndarray:
     """Stretch a page whose digits are less dark than any in training, around the level of its paper."""
     gain = min(DARK_ENOUGH / max(darkness, 1), MAX_GAIN)
-    paper = float(np.median(page))
+    paper = float(np.median(page[::3, ::3]))
     return np.clip(paper + gain * (page - paper), 0, 255).astype(np.uint8) if gain > 1 else page
 
 
@@ -73,20 +68,15 @@ def read_logits(session: onnxruntime.InferenceSession, cells: np.ndarray) -> np.
     return run_logits(session, normalize(cells.reshape(-1, 1, height, width))).reshape(*shape, 10)
 
 
-def read_raised(
-    session: onnxruntime.InferenceSession, page: np.ndarray, crop_margin: float, blank: np.ndarray
-) -> np.ndarray:
-    """Read the cells in the mask `blank`, bool [81], with RAISED_GAIN times the contrast, at each of SHIFTS.
+def read_raised(session: onnxruntime.InferenceSession, cells: np.ndarray, blank: np.ndarray) -> np.ndarray:
+    """Read the cells in the mask `blank`, bool [81], with RAISED_GAIN times the contrast around their paper.
 
-    Returns the means of their logits, float32 [81, 10]; 0 of other cells.
+    `cells` is uint8 [81, 28, 28]. Returns their logits, float32 [81, 10]; 0 of other cells.
     """
     logits = np.zeros((81, NUM_CLASSES), np.float32)
     if blank.any():
-        cells = cut_cells(page, crop_margin, CELL_SIZE + max(SHIFTS[-1]))[blank].astype(np.float32)
-        paper = levels(cells.reshape(len(cells), -1), 0.6)[0][:, None, None]
-        raised = np.clip(paper + RAISED_GAIN * (cells - paper), 0, 255)
-        shifted = np.stack([raised[:, y : y + CELL_SIZE, x : x + CELL_SIZE] for y, x in SHIFTS])
-        logits[blank] = read_logits(session, shifted).mean(axis=0)
+        paper = levels(cells[blank].reshape(-1, CELL_SIZE**2).astype(np.float32), 0.6)[0][:, None, None]
+        logits[blank] = read_logits(session, np.clip(paper + RAISED_GAIN * (cells[blank] - paper), 0, 255))
     return logits
 
 
@@ -115,16 +105,22 @@ def read_upright(
     If the digits of the likeliest turn do not have exactly one solution, but those of the second do, take the second:
     old-style digits may look likelier upside down, but then contradict the rules.
     """
-    middle = len(crop) // 2
 
     def read_turned(turn: int) -> CellReadings:
-        turned, its_ink = np.ascontiguousarray(np.rot90(page, turn)), ink.turned(turn)
-        logits = read_logits(session, np.stack([cut_cells(turned, margin) for margin in crop]))
-        digits, unique, agree = choose_digits(rules, logits.mean(axis=0).argmax(axis=1), its_ink)
-        raised = read_raised(session, turned, crop[middle], digits == BLANK)
-        return CellReadings(turn, its_ink, logits, raised, digits, unique, agree)
+        turned = np.ascontiguousarray(np.rot90(page, turn))
+        its_ink = measure_ink(turned) if turn else ink
+        cut = np.stack([cut_cells(turned, margin) for margin in crop])
+        logits = read_logits(session, cut)
+        guesses = logits.mean(axis=0).argmax(axis=1)
+        sized = its_ink.digit_sized
+        shades = compare_shades(turned, np.where(sized, guesses, BLANK))
+        digits, unique, agree = choose_digits(rules, guesses, sized, shades)
+        blank = digits == BLANK
+        seen = softmax(read_raised(session, cut[-1], blank))
+        alike = np.where(blank[:, None], np.maximum(shades + SEEN * seen, compare_ink(its_ink, digits)), shades)
+        return CellReadings(turn, sized, logits, alike, digits, unique, agree)
 
-    likely = turn_likelihoods(session, cut_cells(page, crop[middle]), ink)
+    likely = turn_likelihoods(session, cut_cells(page, crop[len(crop) // 2]), ink)
     first, second = np.argsort(-likely, kind="stable")[:2].tolist()  # of equal ones, upright comes first
     cells = read_turned(first)
     if not cells.unique:
@@ -133,26 +129,31 @@ def read_upright(
     return cells, float(likely[cells.turn] - np.delete(likely, cells.turn).max())
 
 
-def choose_digits(rules: Rules, guesses: np.ndarray, ink: Ink) -> tuple[np.ndarray, bool, bool]:
+def choose_digits(
+    rules: Rules, guesses: np.ndarray, sized: np.ndarray, alike: np.ndarray
+) -> tuple[np.ndarray, bool, bool]:
     """Return the digits, int [81]; cells whose ink cannot be a digit (ghosts, texture, pencil marks) become blank.
 
-    The ink may be wrong, as with a pale print: so return the first reading, with or without this rule, that has one
-    solution, and all guesses if those left out agree with it. The other results are whether there is one solution,
-    and whether digits with doubtful ink are known to agree with it.
+    If these do not have exactly one solution, the oddest ones become blank, too, one after another; if that does not
+    help, the ink may be wrong, as with a pale print, and all guesses are tried. They are also taken if those left out
+    agree with the solution. The other results are whether there is one, and whether those left out agree with it.
     """
-    digits = np.where(ink.digit_sized, guesses, BLANK)
-    unmarked = np.where(ink.beside | ink.raised, BLANK, digits)
+    digits = np.where(sized, guesses, BLANK)
+    likeness, readings = alike[np.arange(81), guesses], [digits]
+    for cell in np.argsort(likeness):
+        if digits[cell] != BLANK and likeness[cell] < ODD:
+            readings.append(np.where(np.arange(81) == cell, BLANK, readings[-1]))
     with contextlib.suppress(SearchLimitError):  # undecided: Rules.judge reports it
         full = complete(rules, guesses)
         if full is not None:
-            return np.where((guesses == BLANK) & ~ink.digit_sized, BLANK, full), True, True
-        for reading in (digits, unmarked, guesses):
+            return np.where((guesses == BLANK) & ~sized, BLANK, full), True, True
+        for reading in (*readings, guesses):
             found = rules.solve(reading)
             if len(found) == 1:
                 pale = reading != guesses
                 agree = bool(np.count_nonzero(pale) >= PALE_DIGITS and (guesses == found[0])[pale].all())
                 return guesses if agree else reading, True, agree
-    return unmarked, False, False
+    return readings[-1], False, False
 
 
 def complete(rules: Rules, guesses: np.ndarray) -> np.ndarray | None:
@@ -166,39 +167,22 @@ def complete(rules: Rules, guesses: np.ndarray) -> np.ndarray | None:
 
 
 def possible_readings(cells: CellReadings) -> list[set[int]]:
-    """List the classes that each cell may hold: likely ones, the best at any crop margin, and those the ink allows.
-
-    A cell that reads as blank and has no ink of a digit's size is blank, unless more contrast shows a digit.
-    """
-    ink, probabilities = cells.ink, cells.probabilities
-    guesses = probabilities.argmax(axis=1)
-    bleached, possible = cells.bleached.tolist(), []
-    if cells.agree and cells.digits.all():  # 81 digits that obey the rules prove one another
-        return [{guess} for guess in guesses.tolist()]
-    for cell in range(81):
-        classes = set(np.flatnonzero(probabilities[cell] > POSSIBLE).tolist())
-        classes |= set(cells.logits[:, cell].argmax(axis=1).tolist())
-        if guesses[cell] != BLANK:
-            doubtful = ink.beside[cell] or ink.raised[cell] or not ink.digit_sized[cell]
-            classes |= {BLANK} if doubtful and not cells.agree else set()
-        elif ink.digit_sized[cell]:
-            classes |= set() if ink.beside[cell] else {int(probabilities[cell, 1:].argmax()) + 1}
-        elif probabilities[cell, BLANK] > CONFIDENCE_THRESHOLD:
-            classes = {BLANK}
-        if cells.digits[cell] == BLANK:
-            classes.add(bleached[cell])
-        possible.append(classes)
-    return possible
+    """List the other classes that each cell may hold: likely ones, the best at any crop margin, those of its shape."""
+    every, blank, probabilities = np.arange(81), cells.digits == BLANK, cells.probabilities
+    if cells.agree and not blank.any():  # 81 digits that obey the rules prove one another
+        return [set()] * 81
+    possible = probabilities > POSSIBLE
+    possible[every, cells.logits.argmax(axis=2)] = True
+    odd = (cells.alike[every, cells.digits] < ODD) | ~cells.sized
+    possible[:, BLANK] |= odd & (not cells.agree)
+    possible[blank] = ((probabilities > LIKELY) | (cells.alike > ALIKE))[blank]
+    possible[every, cells.digits] = False
+    return [set(np.flatnonzero(row).tolist()) for row in possible]
 
 
-def ink_doubts(cells: CellReadings) -> list[Reason]:
-    """Return reasons that name blank cells with ink, or that the network excludes, and digits that it reads otherwise.
-
-    A digit in such a blank cell may be damaged.
-    """
+def changed_digits(cells: CellReadings) -> list[Reason]:
+    """Return a reason that names the digits which the network reads otherwise; none if there are none."""
     guesses = cells.probabilities.argmax(axis=1)
-    unsure = (cells.digits == BLANK) & (cells.ink.dark | (cells.probabilities[:, BLANK] < POSSIBLE))
-    changed = (cells.digits != BLANK) & (cells.digits != guesses)
-    named = (("ink in cells read as blank", unsure), ("the rules leave another digit than is seen", changed))
-    found = [(text, tuple(np.flatnonzero(mask).tolist())) for text, mask in named]
-    return [Reason(f"{text}: {', '.join(map(place_of, places))}", places) for text, places in found if places]
+    places = tuple(np.flatnonzero((cells.digits != BLANK) & (cells.digits != guesses)).tolist())
+    text = f"the rules leave another digit than is seen: {', '.join(map(place_of, places))}"
+    return [Reason(text, places)] if places else []

@@ -1,39 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure darkness, size and place of the ink in a straightened board, without a network."""
+"""Measure darkness, size, place and shape of the ink in a straightened board, without a network."""
 
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from digitnet_boards import cut_cells
+from digitnet_data import BLANK, NUM_CLASSES
+
 CELL = 50  # pixels of a straightened cell, as in training
 MIN_GIVENS = 17  # no Sudoku with fewer has one solution
 PALE = 0.4  # of the darkness of the board's digits: paler ink is the reverse page's
 SMALL = 0.5  # of the size of the board's digits: a smaller piece is a pencil mark or a speck
-DARK = 0.6  # of the darkness of the board's digits: in a blank cell's middle, darker ink may be the rest of a digit
-SPECK = 0.005  # of the pixels of a cell's middle: so many may be darker
-THROUGH = 0.75  # of a cell: a longer piece is the rest of a grid line
-LINE = 0.16  # of a cell: so is a thinner piece at the crop's edge
+SPECK = 0.05  # of a cell: a smaller piece is no rest of a digit
 OUTSTANDING = 3.0  # times the contrast of three in four faint cells: a selected cell's pale digit, no texture
 FLIPPED = 2.0  # least ratio of light ink to dark ink in a cell whose digit is light
-OVERLAP = 0.5  # of a mark's width: marks written side by side overlap by less
+SHADES_SIDE = 13  # pixels of a cell whose shades are compared: enough for digits, too few for texture
+SHIFT = 2  # pixels each way, by which a cell is shifted to compare it with another
+UNKNOWN = 0.7  # likeness to a digit that the board does not have, or of its only one
 
 
 class Ink(NamedTuple):
-    """The ink of 81 cells, without the rests of grid lines; lengths are in cells."""
+    """The ink of 81 cells; lengths are in cells."""
 
     sizes: np.ndarray  # float [81], width or height of the largest piece that reaches the cell's middle; 0 if none does
     size: float  # of a typical digit
-    beside: np.ndarray  # bool [81]: marks are side by side
-    stacked: np.ndarray  # bool [81]: or one above the other, which is side by side on a turned page
-    raised: np.ndarray  # bool [81]: so pale that even_cells raised the contrast; what they show may be no digit
-    dark: np.ndarray  # bool [81]: as dark in the middle as digits are
-
-    def turned(self, turn: int) -> "Ink":
-        """Return the ink after `turn` quarter turns counterclockwise, as by numpy.rot90."""
-        places = np.rot90(np.arange(81).reshape(9, 9), turn).ravel()
-        beside, stacked = (self.stacked, self.beside) if turn % 2 else (self.beside, self.stacked)
-        return Ink(self.sizes[places], self.size, *(m[places] for m in (beside, stacked, self.raised, self.dark)))
+    mask: np.ndarray  # bool [81, 40, 40]: where a cell, without its border, has ink
 
     @property
     def digit_sized(self) -> np.ndarray:
@@ -67,11 +60,8 @@ def darkness_and_light(page: np.ndarray) -> tuple[float, float]:
     return of_typical_digit(middle - darkest), of_typical_digit(lightest - middle)
 
 
-def even_cells(page: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give cells of other colours, as a selected cell or a dark box has, those of a page that is dark on light.
-
-    Returns the page, uint8, and the mask, bool [81], of the cells so pale that what they show may be no digit.
-    """
+def even_cells(page: np.ndarray) -> np.ndarray:
+    """Give cells of other colours, as a selected cell or a dark box has, those of a page that is dark on light."""
     cells, inset, inner = split_cells(page, 0), CELL // 10, CELL // 6
     rim = np.pad(np.zeros((CELL - 2 * inner,) * 2, bool), inner - inset, constant_values=True)  # beside line and digit
     (ground,) = levels(split_cells(page, inset)[:, rim], 0.5)
@@ -86,11 +76,11 @@ def even_cells(page: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     changed = raised | flipped
     even = paper + gain[changed, None, None] * (cells[changed] - ground[changed, None, None])
     cells[changed] = np.clip(even, 0, 255)
-    return cells.astype(np.uint8).reshape(9, 9, CELL, CELL).swapaxes(1, 2).reshape(page.shape), raised
+    return cells.astype(np.uint8).reshape(9, 9, CELL, CELL).swapaxes(1, 2).reshape(page.shape)
 
 
-def measure_ink(page: np.ndarray, raised: np.ndarray) -> Ink:
-    """Measure the ink of a straightened board, dark on light, uint8 [9 * CELL, 9 * CELL]; `raised` is as in Ink.
+def measure_ink(page: np.ndarray) -> Ink:
+    """Measure the ink of a straightened board, dark on light, uint8 [9 * CELL, 9 * CELL].
 
     Darkness is the absorbed part of the light, so that a shadow on the page does not matter.
     """
@@ -100,37 +90,65 @@ def measure_ink(page: np.ndarray, raised: np.ndarray) -> Ink:
     typical = of_typical_digit(darkest)
     ink = (cells < ((1 - PALE * typical) * paper)[:, None, None]).astype(np.uint8)
     side, pitch = cells.shape[1], cells.shape[1] + 1
-    inner = slice(side // 4, side - side // 4)
-    dark = 1 - levels(cells[:, inner, inner].reshape(81, -1), SPECK)[0] / paper > DARK * typical
-
     apart = np.pad(ink, ((0, 0), (0, 1), (0, 1)))  # in one picture, as 81 small ones take longer
     apart = apart.reshape(9, 9, pitch, pitch).swapaxes(1, 2).reshape(9 * pitch, 9 * pitch)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(apart, connectivity=8)
-    column, x = np.divmod(stats[1:, 0], pitch)
-    row, y = np.divmod(stats[1:, 1], pitch)
-    cell, boxes = 9 * row + column, np.column_stack([x, y, stats[1:, 2:4]]) / CELL  # x, y, width, height
-    middle = np.arange(9)[:, None] * pitch + np.arange(side)[inner]
+    column, row = stats[:, :2].T // pitch
+    middle = np.arange(9)[:, None] * pitch + np.arange(side)[side // 4 : -side // 4]
     reached = np.unique(labels[np.ix_(middle.ravel(), middle.ravel())])
-    reached = reached[reached > 0] - 1
+    reached = reached[reached > 0]
     sizes = np.zeros(81)
-    np.maximum.at(sizes, cell[reached], boxes[reached, 2:].max(axis=1))
-    at_edge = (boxes[:, :2] == 0).any(axis=1) | (boxes[:, :2] + boxes[:, 2:] > side / CELL - 1e-6).any(axis=1)
-    line = at_edge & (boxes[:, 2:].min(axis=1) < LINE) | (boxes[:, 2:].max(axis=1) > THROUGH)
-    size = of_typical_digit(sizes)
-    beside, stacked = (find_marks(cell[~line], boxes[~line], axis, SMALL * size) for axis in (0, 1))
-    return Ink(sizes, size, beside, stacked, raised, dark)
+    np.maximum.at(sizes, (9 * row + column)[reached], stats[reached, 2:4].max(axis=1) / CELL)
+    return Ink(sizes, of_typical_digit(sizes), ink > 0)
 
 
-def find_marks(cell: np.ndarray, boxes: np.ndarray, axis: int, min_size: float) -> np.ndarray:
-    """Find cells with pieces of ink side by side along `axis`, or merged into one that is wider than high; bool [81].
+def shifted(cells: np.ndarray) -> np.ndarray:
+    """Return the inner pixels of cells, [N, H, H], after each shift; float32 [N, shifts, pixels], unshifted midway."""
+    side, shifts = cells.shape[1] - 2 * SHIFT, (2 * SHIFT + 1) ** 2
+    views = np.lib.stride_tricks.sliding_window_view(cells, (side, side), axis=(1, 2))
+    return views.reshape(len(cells), shifts, side * side).astype(np.float32)
 
-    `cell` has the cell of each piece, [N]; `boxes` its x, y, width and height, [N, 4].
+
+def best_of_class(alike: np.ndarray, digits: np.ndarray, unknown: float) -> np.ndarray:
+    """Return the best likeness to other cells of each class; float32 [81, 10], `unknown` where there is none.
+
+    `alike` has the likeness of all cells to those that `digits`, [81], does not leave blank: [81, G].
     """
-    highest = np.zeros(81)
-    np.maximum.at(highest, cell, boxes[:, 3 - axis])
-    large = (boxes[:, 3 - axis] > 0.5 * highest[cell]) & (highest[cell] >= min_size)
-    cell = cell[large]
-    start, length, height = boxes[large].T[[axis, axis + 2, 3 - axis]]
-    shared = np.minimum.outer(start + length, start + length) - np.maximum.outer(start, start)
-    apart = (shared < OVERLAP * np.minimum.outer(length, length)) & np.equal.outer(cell, cell)
-    return np.isin(np.arange(81), cell[(length > height) | apart.any(axis=1)])
+    given, best = np.flatnonzero(digits), np.full((81, NUM_CLASSES), -1, np.float32)
+    alike[given, np.arange(len(given))] = -1
+    for digit in np.unique(digits[given]):
+        best[:, digit] = alike[:, digits[given] == digit].max(axis=1)
+    return np.where(best == -1, unknown, best)
+
+
+def compare_shades(page: np.ndarray, digits: np.ndarray) -> np.ndarray:
+    """Return how alike each cell and the board's other digits are; float32 [81, 10] by class.
+
+    It is the normalized cross-correlation after the best shift: near 1 for a digit of the same print, also a faded or
+    blurred one; less for handwriting; low for paper.
+    """
+    views = shifted(cut_cells(page, 0.1, SHADES_SIDE))
+    views -= views.mean(axis=2, keepdims=True)
+    views /= np.maximum(np.linalg.norm(views, axis=2, keepdims=True), 1)
+    shapes = views[digits != BLANK, views.shape[1] // 2]
+    return best_of_class((views @ shapes.T).max(axis=1), digits, UNKNOWN)
+
+
+def compare_ink(ink: Ink, digits: np.ndarray) -> np.ndarray:
+    """Return how well the ink of each blank cell fits the board's digits; float32 [81, 10] by class, 0 of other cells.
+
+    It is the larger of two parts after the best shift: that of the ink which lies within the digit, as of a damaged
+    digit, and that of the digit which lies within the ink, as of one that is crossed out.
+    """
+    given, rest = digits != BLANK, (digits == BLANK) & (ink.sizes > SPECK)
+    wide = cv2.dilate(ink.mask.astype(np.uint8).transpose(1, 2, 0), np.ones((3, 3))).transpose(2, 0, 1)
+    side = ink.mask.shape[1] - 2 * SHIFT
+    shapes, wide_shapes = (
+        pictures[given, SHIFT:-SHIFT, SHIFT:-SHIFT].reshape(-1, side * side).T.astype(np.float32)
+        for pictures in (ink.mask, wide)
+    )
+    within = (shifted(ink.mask[rest]) @ wide_shapes).max(axis=1) / ink.mask[rest].sum(axis=(1, 2))[:, None]
+    around = (shifted(wide[rest]) @ shapes).max(axis=1) / np.maximum(shapes.sum(axis=0), 1)
+    fit = np.zeros((81, np.count_nonzero(given)), np.float32)
+    fit[rest] = np.maximum(within, around)
+    return np.where(rest[:, None], best_of_class(fit, digits, 1), 0)

@@ -82,7 +82,7 @@ class Rules:
         return len(self.solve(digits)) == 1
 
     def judge(self, digits: np.ndarray, probabilities: np.ndarray, others: list[set[int]]) -> Verdict:
-        """Judge digits, int [81], with `probabilities` [81, 10]; `others` has each cell's possible classes."""
+        """Judge digits, int [81], with `probabilities` [81, 10]; `others` has each cell's other possible classes."""
         reasons, solution = name_repeats(digits), None
         count = np.count_nonzero(digits)
         if not reasons and count < MIN_GIVENS:
@@ -108,7 +108,7 @@ class Rules:
         """
         found = []
         for cell in range(81):
-            digit, possible = int(digits[cell]), sorted(others[cell] - {int(digits[cell])})
+            digit, possible = int(digits[cell]), sorted(others[cell])
             if not possible:
                 continue
             if digit == BLANK:
@@ -126,7 +126,7 @@ class Rules:
         self, digits: np.ndarray, probabilities: np.ndarray, others: list[set[int]]
     ) -> tuple[int, int] | None:
         """Return the single change of one cell that gives exactly one solution; None if there is none, or several."""
-        changes = [(cell, other) for cell in range(81) for other in others[cell] if other != digits[cell]]
+        changes = [(cell, other) for cell in range(81) for other in others[cell]]
         changes.sort(key=lambda change: -probabilities[change])
         fits = [change for change in changes[:MAX_TRIES] if self.is_unique(digits, *change)]
         return fits[0] if len(fits) == 1 else None

@@ -6,7 +6,6 @@ import numpy as np
 from digitnet_data import BLANK
 from reading.board import Reading, judge_cells
 from reading.cells import CellReadings, choose_digits
-from reading.ink import Ink
 from reading.rules import Rules
 
 ALIKE = 0.5  # of the digits of the photo with fewer: of two boards, one in nine agrees by chance, of one nearly all
@@ -54,11 +53,9 @@ def combine_readings(readings: list[Reading]) -> Reading:
     every = [reading.cells for reading in readings if reading.cells]
     average = mean([cells.logits for cells in every])
     logits = [np.where(mask[:, None], cells.logits, average) for cells, mask in zip(every, say, strict=True)]
-    sizes = np.stack([cells.ink.sizes / max(cells.ink.size, 1e-6) for cells in every])
-    marks = np.array([cells.ink[2:] for cells in every]) & say[:, None]
-    ink = Ink((sizes * say).max(axis=0), 1.0, *np.logical_or.reduce(marks))
-    rules, joined = Rules(), np.concatenate(logits)
-    chosen = choose_digits(rules, joined.mean(axis=0).argmax(axis=1), ink)
-    cells = CellReadings(every[0].turn, ink, joined, mean([cells.raised for cells in every]), *chosen)
+    sized = (np.stack([cells.sized for cells in every]) & say).any(axis=0)
+    rules, joined, alike = Rules(), np.concatenate(logits), mean([cells.alike for cells in every])
+    chosen = choose_digits(rules, joined.mean(axis=0).argmax(axis=1), sized, alike)
+    cells = CellReadings(every[0].turn, sized, joined, alike, *chosen)
     place = tuple(reason for reason in readings[0].place if set(reason.cells) <= set.intersection(*named))
     return judge_cells(rules, readings[0], cells, place)

@@ -10,7 +10,6 @@ from pages.tutorial import draw_page
 from reading import cells
 from reading.board import SUSPECT, VERIFIED, read_board
 from reading.grid import Board
-from reading.ink import Ink
 from reading.rules import MAX_STEPS, Rules, repeats
 from reading.same import choose_photos, combine_readings
 
@@ -57,14 +56,12 @@ def test_a_whole_print_is_verified(session, print_of):
     assert reading.verdict == VERIFIED and (reading.digits == digits).all()
 
 
-@pytest.mark.parametrize("left", [0.5, 0.25, 0.12])
+@pytest.mark.parametrize("left", [0.5, 0.25, 0.12, 0.06, 0.03])
 def test_a_bleached_digit_that_the_others_do_without_is_read_or_doubted(session, print_of, left):
     page, board, digits, spare = print_of
     page = bleach(page, board, spare, left)
     reading = read_board(session, page, board)
-    assert (reading.digits == digits).all() or reading.verdict == SUSPECT
-    if left < 0.2:
-        assert (spare,) in [reason.cells for reason in reading.reasons]
+    assert (reading.digits == digits).all() or (spare,) in [reason.cells for reason in reading.reasons]
 
 
 @pytest.mark.parametrize("lost", [np.s_[:30], np.s_[:36], np.s_[30:], np.s_[:, :30], np.s_[:, 30:], ...])
@@ -77,14 +74,15 @@ def test_a_digit_of_which_half_or_more_is_covered_or_overexposed_is_doubted(sess
     assert (reading.digits == digits).all() or reading.verdict == SUSPECT
 
 
-def test_ink_in_what_reads_as_blank_is_named(session, print_of):
-    """A dash is no digit, but it may be what is left of one."""
-    page, board, digits, _ = print_of
-    page, blank = page.copy(), int(np.flatnonzero(digits == 0)[5])
-    cv2.line(inside(page, board, blank), (18, 33), (44, 27), 20, 5, cv2.LINE_AA)
-    reading = read_board(session, page, board)
-    assert (reading.digits == digits).all() and reading.verdict == SUSPECT
-    assert [reason.cells for reason in reading.reasons if "ink in cells read as blank" in reason.text] == [(blank,)]
+def test_ink_in_what_reads_as_blank_is_doubted_if_it_may_be_the_rest_of_the_missing_digit(session, print_of):
+    page, board, digits, spare = print_of
+    damaged, ticked, blank = page.copy(), page.copy(), int(np.flatnonzero(digits == 0)[5])
+    inside(damaged, board, spare)[24:] = np.median(inside(page, board, spare))
+    reading = read_board(session, damaged, board)
+    assert [reason.text for reason in reading.reasons] == [f"r1c2 reads as blank, but may be {digits[spare]}"]
+    cv2.polylines(inside(ticked, board, blank), [np.array([[8, 30], [20, 46], [50, 10]])], False, 20, 3, cv2.LINE_AA)
+    reading = read_board(session, ticked, board)
+    assert (reading.digits == digits).all() and reading.verdict == VERIFIED
 
 
 def test_the_turn_that_leads_to_a_solution_is_taken_though_another_looks_likelier(session, print_of, monkeypatch):
@@ -95,33 +93,24 @@ def test_the_turn_that_leads_to_a_solution_is_taken_though_another_looks_likelie
     assert [reason.text for reason in reading.reasons] == ["its orientation is uncertain"]
 
 
-def test_what_more_contrast_shows_in_a_blank_cell_may_stand_there():
-    shown = np.zeros((81, 10), np.float32)
-    shown[7, 4] = 9
+def test_what_a_blank_cell_looks_like_may_stand_there():
+    alike = np.zeros((81, 10), np.float32)
+    alike[7, 4], alike[8, 4] = 0.9, 0.7
     logits = np.zeros((3, 81, 10), np.float32)
     logits[..., 0] = 9
-    ink = Ink(np.zeros(81), 0.5, *[np.zeros(81, bool)] * 4)
-    read = cells.CellReadings(0, ink, logits, shown, np.zeros(81, np.int64), True, False)
-    assert cells.possible_readings(read) == [{0, 4} if cell == 7 else {0} for cell in range(81)]
-    assert cells.ink_doubts(read) == []
+    read = cells.CellReadings(0, np.zeros(81, bool), logits, alike, np.zeros(81, np.int64), True, False)
+    assert cells.possible_readings(read) == [{4} if cell == 7 else set() for cell in range(81)]
 
 
-def test_more_contrast_is_around_the_paper_of_each_cell(session):
+def test_more_contrast_is_around_the_paper_of_each_cell(monkeypatch):
     given = []
-
-    class Network:
-        def run(self, _, inputs):
-            given.append(np.rint(127.5 + 127.5 * inputs["input"][:, 0]))
-            return session.run(["logits"], inputs)
-
-    page, network = np.full((450, 450), 200, np.uint8), Network()
-    page[:50, :50], page[20:30, 20:30] = 100, 95
-    assert (cells.read_raised(network, page, 0.1, np.arange(81) < 80)[80] == 0).all()
-    (given,) = given
-    for shift, seen in zip(cells.SHIFTS, given.reshape(-1, 80, 28, 28), strict=True):
-        middle = tuple(16 - np.array(shift))  # of a cell of 32 pixels
-        assert (seen[0, 0, 0], seen[0][middle]) == (100, 100 - 5 * cells.RAISED_GAIN)
-        assert (seen[1:] == 200).all()
+    monkeypatch.setattr(cells, "read_logits", lambda _, seen: given.append(seen) or np.zeros((len(seen), 10)))
+    pictures = np.full((81, 28, 28), 200, np.uint8)
+    pictures[0], pictures[0, 14, 14] = 100, 95
+    assert (cells.read_raised(None, pictures, np.arange(81) < 80)[80] == 0).all()
+    (seen,) = given
+    assert (seen[0, 0, 0], seen[0, 14, 14]) == (100, 100 - 5 * cells.RAISED_GAIN)
+    assert len(seen) == 80 and (seen[1:] == 200).all()
 
 
 def with_glare(page, board, cell):
@@ -144,11 +133,12 @@ def test_what_glare_hides_in_one_photo_is_read_in_another(session, print_of):
 
 
 @pytest.mark.parametrize("left", [0.12, 0.06])
-def test_a_digit_that_is_bleached_in_all_photos_is_doubted(session, print_of, left):
-    page, board, _, spare = print_of
+def test_a_digit_that_is_bleached_in_all_photos_is_read_or_doubted(session, print_of, left):
+    page, board, digits, spare = print_of
     page = bleach(page, board, spare, left)
     readings = [read_board(session, cv2.GaussianBlur(page, (0, 0), blur), board) for blur in (0.6, 1.2)]
-    assert combine_readings(readings).verdict == SUSPECT
+    both = combine_readings(readings)
+    assert (both.digits == digits).all() or both.verdict == SUSPECT
 
 
 def test_a_digit_that_one_of_two_photos_lacks_is_doubted(session, print_of):
