@@ -77,6 +77,8 @@ def find_board(photo: np.ndarray) -> Board | None:
         small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     best = None
     for view in LINE_VIEWS:
+        if view is cv2.bitwise_not and best and best.score > MIN_SCORE:
+            continue  # it has dark lines
         pyramid = Pyramid(view(small))
         for mask in ink_masks(pyramid.levels[0]):
             board = best_proposal(pyramid, mask)
