@@ -8,7 +8,7 @@ from reading.board import Reading, judge_cells
 from reading.cells import CellReadings, choose_digits
 from reading.rules import Rules
 
-ALIKE = 0.5  # of the digits of the photo with fewer: of two boards, one in nine agrees by chance, of one nearly all
+EQUAL = 0.5  # of the digits of the photo with fewer: of two boards, one in nine agrees by chance, of one nearly all
 
 
 def are_alike(one: Reading, other: Reading) -> bool:
@@ -16,7 +16,7 @@ def are_alike(one: Reading, other: Reading) -> bool:
     if one.digits is None or other.digits is None:
         return False
     equal = np.count_nonzero((one.digits == other.digits) & (one.digits != BLANK))
-    return bool(equal > ALIKE * min(np.count_nonzero(one.digits), np.count_nonzero(other.digits)))
+    return bool(equal > EQUAL * min(np.count_nonzero(one.digits), np.count_nonzero(other.digits)))
 
 
 def choose_photos(readings: list[Reading]) -> list[str]:
