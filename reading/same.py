@@ -53,7 +53,7 @@ def combine_readings(readings: list[Reading]) -> Reading:
     every = [reading.cells for reading in readings if reading.cells]
     average = mean([cells.logits for cells in every])
     logits = [np.where(mask[:, None], cells.logits, average) for cells, mask in zip(every, say, strict=True)]
-    sized = (np.stack([cells.sized for cells in every]) & say).any(axis=0)
+    sized = np.logical_or.reduce(np.stack([cells.sized for cells in every]) & say)
     rules, joined, alike = Rules(), np.concatenate(logits), mean([cells.alike for cells in every])
     chosen = choose_digits(rules, joined.mean(axis=0).argmax(axis=1), sized, alike)
     cells = CellReadings(every[0].turn, sized, joined, alike, *chosen)
