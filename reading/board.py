@@ -4,7 +4,7 @@
     load_photo -> find_board -> straighten_page -> read_board
     grey pixels   the corners   a square           digits, and a verdict: verified, suspect, or not found
 
-The parts are in reading/: candidate places (proposals.py), likeness to a grid (grid.py), size and darkness of the ink
+The parts are in reading/: candidate places (proposals.py), likeness to a grid (grid.py), measures of the ink
 (ink.py), the network's readings of the cells (cells.py), the rules of Sudoku (rules.py).
 """
 

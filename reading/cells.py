@@ -36,7 +36,7 @@ class CellReadings(NamedTuple):
     turn: int  # quarter turns counterclockwise
     sized: np.ndarray  # bool [81]: the cells with ink as dark and as large as a digit
     logits: np.ndarray  # float32 [margins, 81, 10]
-    alike: np.ndarray  # float32 [81, 10]: likeness of its shape to the board's other digits of each class
+    alike: np.ndarray  # float32 [81, 10]: likeness to the board's other digits of each class; of blanks, by ink, too
     digits: np.ndarray  # int64 [81]
     unique: bool  # the digits have exactly one solution
     agree: bool  # and those whose ink cannot be a digit's agree with it: they are printed all the same

@@ -112,7 +112,7 @@ def shifted(cells: np.ndarray) -> np.ndarray:
 def best_of_class(alike: np.ndarray, digits: np.ndarray, unknown: float) -> np.ndarray:
     """Return the best likeness to other cells of each class; float32 [81, 10], `unknown` where there is none.
 
-    `alike` has the likeness of all cells to those that `digits`, [81], does not leave blank: [81, G].
+    `alike` has the likeness of all cells to those that `digits`, [81], does not leave blank: [81, G]. It is changed.
     """
     given, best = np.flatnonzero(digits), np.full((81, NUM_CLASSES), -1, np.float32)
     alike[given, np.arange(len(given))] = -1
